@@ -1,0 +1,15 @@
+//! What a public-key name means: keys, names, signed packets, zones. Pure: no clock, no sockets, no
+//! configuration.
+
+mod key;
+mod name;
+mod signed_packet;
+mod zone;
+
+pub use key::{KeyError, PublicKey, Z32_ALPHABET, Z32_LEN};
+pub use name::{NameKind, PublicKeyName, Suffixes};
+pub use signed_packet::{MAX_DNS_LEN, PacketError, SignedPacket};
+pub(crate) use zone::soa_record;
+pub use zone::{Lookup, Record, Zone};
+
+pub use ed25519_dalek::SigningKey;

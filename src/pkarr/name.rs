@@ -1,0 +1,199 @@
+//! Sorts names: which belong to a public key, and which merely must not leave this machine.
+
+use hickory_proto::rr::Name;
+
+use super::key::{KeyError, PublicKey};
+
+/// The suffixes under which a key may stand, such as `pkarr`.
+#[derive(Debug, Clone, Default)]
+pub struct Suffixes(Vec<Name>);
+
+/// A name at or below the apex of a public key's zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKeyName {
+    /// The key.
+    pub key: PublicKey,
+    /// The suffix that was asked with the key; the root for a bare key.
+    pub suffix: Name,
+    /// The name without the suffix: the key's label is the last.
+    pub in_zone: Name,
+}
+
+/// What a name is to pkbridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameKind {
+    /// At or below a key.
+    PublicKey(PublicKeyName),
+    /// Has a key's form where a key belongs, and is none.
+    NotAKey(KeyError),
+    /// A configured suffix itself.
+    Suffix(Name),
+    /// Below a configured suffix, and no key.
+    UnderSuffix(Name),
+    /// A label further left has a key's form: a stub put a search domain behind a key.
+    SearchList,
+    /// Everything else; the only kind that may be sent to an upstream.
+    Ordinary,
+}
+
+impl Suffixes {
+    /// Takes suffixes in the form of the configuration, such as `pkarr`; those that are no names are
+    /// left out (the configuration has refused them).
+    pub fn new<S: AsRef<str>>(suffixes: impl IntoIterator<Item = S>) -> Self {
+        Self(
+            suffixes
+                .into_iter()
+                .filter_map(|text| Name::from_ascii(text).ok())
+                .map(|mut name| {
+                    name.set_fqdn(true);
+                    name.to_lowercase()
+                })
+                .filter(|name| !name.is_root())
+                .collect(),
+        )
+    }
+
+    /// Whether a name is a suffix or below one.
+    pub fn cover(&self, name: &Name) -> bool {
+        self.longest(name).is_some()
+    }
+
+    /// The longest suffix decides, so that both `pkarr` and `dev.pkarr` can be configured.
+    fn longest(&self, name: &Name) -> Option<&Name> {
+        self.0
+            .iter()
+            .filter(|suffix| suffix.zone_of(name))
+            .max_by_key(|suffix| suffix.num_labels())
+    }
+
+    /// Sorts a name. Letter case does not matter.
+    pub fn classify(&self, name: &Name) -> NameKind {
+        let suffix = self.longest(name);
+        let suffix_labels = suffix.map_or(0, |suffix| suffix.iter().len());
+        let count = name.iter().len() - suffix_labels;
+        let last = count
+            .checked_sub(1)
+            .and_then(|index| name.iter().nth(index));
+
+        if let Some(label) = last.filter(|label| PublicKey::is_key_like(label)) {
+            return match PublicKey::from_label(label) {
+                Ok(key) => match Name::from_labels(name.iter().take(count)) {
+                    Ok(in_zone) => NameKind::PublicKey(PublicKeyName {
+                        key,
+                        suffix: suffix.cloned().unwrap_or_else(Name::root),
+                        in_zone,
+                    }),
+                    // Cannot be: these are the labels of a name.
+                    Err(_) => NameKind::NotAKey(KeyError::Spelling),
+                },
+                Err(error) => NameKind::NotAKey(error),
+            };
+        }
+        match suffix {
+            Some(suffix) if last.is_none() => NameKind::Suffix(suffix.clone()),
+            Some(suffix) => NameKind::UnderSuffix(suffix.clone()),
+            None if name.iter().any(PublicKey::is_key_like) => NameKind::SearchList,
+            None => NameKind::Ordinary,
+        }
+    }
+}
+
+impl PublicKeyName {
+    /// A name of the zone as the client asked it: with the suffix.
+    pub fn with_suffix(&self, name: &Name) -> Option<Name> {
+        name.clone().append_name(&self.suffix).ok().map(fqdn)
+    }
+
+    /// The apex as the client asked it: the key's label and the suffix.
+    pub fn apex(&self) -> Name {
+        self.with_suffix(&self.in_zone.trim_to(1))
+            .unwrap_or_else(Name::root)
+    }
+}
+
+fn fqdn(mut name: Name) -> Name {
+    name.set_fqdn(true);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "ppsczdihmrgi8ft4xhkfcn3x8uhkdmbrfroyocrhqggcmurb4xno";
+
+    fn classify(text: &str) -> NameKind {
+        let suffixes = Suffixes::new(["pkarr", "key", "dev.key"]);
+        suffixes.classify(&Name::from_ascii(text).unwrap())
+    }
+
+    fn key_name(text: &str) -> (String, String) {
+        match classify(text) {
+            NameKind::PublicKey(name) => {
+                assert_eq!(name.key.to_string(), KEY);
+                (name.in_zone.to_ascii(), name.suffix.to_ascii())
+            }
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_key_bare_and_under_each_suffix() {
+        let bare = format!("{KEY}.");
+        for (asked, in_zone, suffix) in [
+            (bare.clone(), bare.clone(), "."),
+            (format!("_hello.{KEY}."), format!("_hello.{KEY}."), "."),
+            (format!("a.b.{KEY}.pkarr."), format!("a.b.{KEY}."), "pkarr."),
+            (format!("{KEY}.key."), bare.clone(), "key."),
+            (format!("{KEY}.dev.key."), bare, "dev.key."),
+        ] {
+            assert_eq!(key_name(&asked), (in_zone, suffix.to_owned()));
+        }
+        let upper = format!("A.{KEY}.PkArr.").to_ascii_uppercase();
+        assert!(matches!(classify(&upper), NameKind::PublicKey(_)));
+    }
+
+    #[test]
+    fn near_misses_are_never_ordinary() {
+        let weak = "y".repeat(52);
+        let non_canonical = format!("{}9", &KEY[..51]);
+        for (label, error) in [
+            (&weak, KeyError::Weak),
+            (&non_canonical, KeyError::NotCanonical),
+        ] {
+            for text in [
+                format!("{label}."),
+                format!("www.{label}."),
+                format!("{label}.pkarr."),
+            ] {
+                assert_eq!(classify(&text), NameKind::NotAKey(error), "{text}");
+            }
+            assert_eq!(classify(&format!("{label}.lan.")), NameKind::SearchList);
+        }
+    }
+
+    #[test]
+    fn what_stubs_make_of_search_lists() {
+        for text in [
+            format!("{KEY}.lan."),
+            format!("_hello.{KEY}.corp.example.com."),
+            format!("{KEY}.pkarr.lan."),
+            format!("{}.LAN.", KEY.to_ascii_uppercase()),
+        ] {
+            assert_eq!(classify(&text), NameKind::SearchList, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_rest() {
+        let pkarr = Name::from_ascii("pkarr.").unwrap();
+        assert_eq!(classify("pkarr."), NameKind::Suffix(pkarr.clone()));
+        assert_eq!(classify("PKARR."), NameKind::Suffix(pkarr.clone()));
+        assert_eq!(classify("www.pkarr."), NameKind::UnderSuffix(pkarr.clone()));
+        let deep = format!("{KEY}.www.pkarr.");
+        assert_eq!(classify(&deep), NameKind::UnderSuffix(pkarr));
+        for text in [".", "example.com.", "pkarr.org.", "notpkarr.", &KEY[..51]] {
+            assert_eq!(classify(text), NameKind::Ordinary, "{text}");
+        }
+    }
+}
