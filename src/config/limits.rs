@@ -1,0 +1,155 @@
+//! The defaults and bounds of the settings, with where they come from.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The default and the bounds of a duration.
+#[derive(Debug)]
+pub(super) struct DurationLimit {
+    /// The value if the key is missing.
+    pub(super) default: Duration,
+    /// The shortest that is allowed.
+    pub(super) min: Duration,
+    /// The longest that is allowed.
+    pub(super) max: Duration,
+    /// Whether only whole seconds are allowed, as DNS expresses TTLs in them.
+    pub(super) whole_seconds: bool,
+    /// The end of the sentence that states the bounds: their source, or nothing.
+    pub(super) source: &'static str,
+}
+
+/// Largest configuration file: 1 MiB. A larger one is a mistake, and is not read to its end.
+pub(super) const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Most problems that one error lists: 100. More would not be read by anyone.
+pub(super) const MAX_PROBLEMS: usize = 100;
+
+/// Port of an address that is written without one: 53 (RFC 1035 section 4.2).
+pub(super) const DNS_PORT: u16 = 53;
+
+/// `listen.max-tcp-connections`: 512 by default, so that with the sockets of upstream queries the
+/// usual limit of 1024 open files is kept.
+pub(super) const TCP_CONNECTIONS_DEFAULT: usize = 512;
+/// `listen.max-tcp-connections`: at least 1, as a DNS server must serve TCP (RFC 7766 section 5).
+pub(super) const TCP_CONNECTIONS_MIN: usize = 1;
+/// `listen.max-tcp-connections`: at most 65,535, beyond which no host of this kind is in use.
+pub(super) const TCP_CONNECTIONS_MAX: usize = 65_535;
+
+/// `access.allow`: the loopback networks by default (RFC 6890 section 2.2).
+pub(super) const ALLOW_DEFAULT: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+];
+
+/// `names.suffixes`: `pkarr` by default.
+pub(super) const SUFFIX_DEFAULT: &str = "pkarr";
+/// `names.suffixes`: at most 200 characters each. A domain name has at most 253 (RFC 1035 section
+/// 2.3.4), of which the key and its dot take 53.
+pub(super) const SUFFIX_MAX_CHARS: usize = 200;
+/// Longest domain name: 253 characters, which are 255 octets on the wire (RFC 1035 section 2.3.4).
+pub(super) const DOMAIN_MAX_CHARS: usize = 253;
+/// Longest label of a domain name: 63 octets (RFC 1035 section 2.3.4).
+pub(super) const LABEL_MAX_CHARS: usize = 63;
+/// Length of a public key's label: 256 bits are 52 characters of z-base-32.
+pub(super) const KEY_LABEL_CHARS: usize = 52;
+/// The alphabet of z-base-32.
+pub(super) const Z_BASE_32: &str = "ybndrfg8ejkmcpqxot1uwisza345h769";
+
+/// `upstream.timeout`: 2 s by default, from 100 ms to 30 s. Stub resolvers give up after 5 s
+/// (resolv.conf(5)), and an answer must come before that.
+pub(super) const UPSTREAM_TIMEOUT: DurationLimit = DurationLimit {
+    default: Duration::from_secs(2),
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(30),
+    whole_seconds: false,
+    source: "",
+};
+
+/// `dht.bootstrap`: well-known nodes of the Mainline DHT, and one that the Pkarr project runs.
+pub(super) const BOOTSTRAP_DEFAULT: [&str; 4] = [
+    "router.bittorrent.com:6881",
+    "dht.transmissionbt.com:6881",
+    "dht.libtorrent.org:25401",
+    "relay.pkarr.org:6881",
+];
+/// `dht.bootstrap`: at most 64 nodes, all of which are asked at each start.
+pub(super) const BOOTSTRAP_MAX: usize = 64;
+
+/// `dht.lookup-timeout`: 4 s by default, from 100 ms to 30 s. Stub resolvers give up after 5 s
+/// (resolv.conf(5)), and an answer must come before that.
+pub(super) const LOOKUP_TIMEOUT: DurationLimit = DurationLimit {
+    default: Duration::from_secs(4),
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(30),
+    whole_seconds: false,
+    source: "",
+};
+
+/// `dht.packet-min-ttl`: 60 s by default, from 0 s to 1 h. One lookup asks tens of nodes, so that a
+/// TTL of zero must not cause one for each query; a change must show within the hour.
+pub(super) const PACKET_MIN_TTL: DurationLimit = DurationLimit {
+    default: Duration::from_secs(60),
+    min: Duration::ZERO,
+    max: Duration::from_secs(HOUR),
+    whole_seconds: true,
+    source: "",
+};
+
+/// `cache.max-bytes`: 64 MiB by default.
+pub(super) const MAX_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// `cache.max-bytes`: at least 64 KiB, which is one DNS message of the largest size (RFC 1035
+/// section 4.2.2).
+pub(super) const MAX_BYTES_MIN: u64 = 64 * 1024;
+
+/// `cache.min-ttl`: 0 s by default, from 0 s to 1 h. To raise a TTL is to serve data that its owner
+/// may have changed, so that the bound is low.
+pub(super) const MIN_TTL: DurationLimit = DurationLimit {
+    default: Duration::ZERO,
+    min: Duration::ZERO,
+    max: Duration::from_secs(HOUR),
+    whole_seconds: true,
+    source: "",
+};
+
+/// `cache.max-ttl`: 1 d by default, from 1 s to 7 d. RFC 8767 section 4 wants TTLs to be capped on
+/// the order of days to weeks, and recommends 7 days.
+pub(super) const MAX_TTL: DurationLimit = DurationLimit {
+    default: Duration::from_secs(DAY),
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(7 * DAY),
+    whole_seconds: true,
+    source: ", the cap that RFC 8767 section 4 recommends",
+};
+
+/// `cache.negative-ttl`: 5 min by default, from 0 s to 3 h. RFC 2308 section 5 wants a limit, and
+/// has found one to three hours to work well.
+pub(super) const NEGATIVE_TTL: DurationLimit = DurationLimit {
+    default: Duration::from_secs(5 * MINUTE),
+    min: Duration::ZERO,
+    max: Duration::from_secs(3 * HOUR),
+    whole_seconds: true,
+    source: ", as RFC 2308 section 5 wants a limit of one to three hours",
+};
+
+/// `cache.failure-ttl`: 5 s by default, from 1 s to 5 min, which RFC 9520 section 3.2 demands.
+pub(super) const FAILURE_TTL: DurationLimit = DurationLimit {
+    default: Duration::from_secs(5),
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(5 * MINUTE),
+    whole_seconds: true,
+    source: ", the bounds that RFC 9520 section 3.2 sets",
+};
+
+/// `state.directory`: `/var/lib/pkbridge` by default (FHS 3.0 section 5.8).
+pub(super) const STATE_DIRECTORY_DEFAULT: &str = "/var/lib/pkbridge";
+
+/// `log.level`: `info` by default.
+pub(super) const LOG_LEVEL_DEFAULT: &str = "info";
+/// `log.level`: the levels, from the fewest messages to the most.
+pub(super) const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
