@@ -1,0 +1,108 @@
+//! Why there is no answer. A failure is a value: it is shared by all who wait, and cached.
+
+/// An Extended DNS Error (RFC 8914): its INFO-CODE and a text for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ede {
+    /// The INFO-CODE.
+    pub code: u16,
+    /// EXTRA-TEXT, UTF-8, may be empty.
+    pub text: String,
+}
+
+/// INFO-CODEs of RFC 8914 section 4 that pkbridge gives.
+pub mod ede {
+    /// 4.1: what fits no other code.
+    pub const OTHER: u16 = 0;
+    /// 4.4: an answer past its TTL, because the refresh failed.
+    pub const STALE_ANSWER: u16 = 3;
+    /// 4.15: not ready to answer yet.
+    pub const NOT_READY: u16 = 14;
+    /// 4.19: this client may not ask.
+    pub const PROHIBITED: u16 = 18;
+    /// 4.21: an operation or query that is not supported.
+    pub const NOT_SUPPORTED: u16 = 21;
+    /// 4.23: nobody who could know answered.
+    pub const NO_REACHABLE_AUTHORITY: u16 = 22;
+    /// 4.24: an error on the way to who could know.
+    pub const NETWORK_ERROR: u16 = 23;
+    /// 4.25: the data that was found cannot be used.
+    pub const INVALID_DATA: u16 = 24;
+}
+
+impl Ede {
+    /// An INFO-CODE and its text.
+    pub fn new(code: u16, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { code, text }
+    }
+}
+
+/// Why a question has no answer. All of these are SERVFAIL to the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nothing to forward to.
+    #[error("no upstream resolver is configured")]
+    NoUpstream,
+    /// No upstream gave a usable answer in time.
+    #[error("no upstream resolver answered: {0}")]
+    Upstream(String),
+    /// The DHT node has found no other nodes yet.
+    #[error("the DHT is not joined yet")]
+    DhtNotReady,
+    /// The lookup ended without enough answers to say that nobody has the key.
+    #[error("too few DHT nodes answered to tell whether the key is published")]
+    DhtPoorMiss,
+    /// The lookup did not end.
+    #[error("the DHT node failed: {0}")]
+    Dht(String),
+    /// The newest item of the key is signed and is no packet.
+    #[error("the newest packet of the key cannot be used: {0}")]
+    InvalidPacket(String),
+    /// The name is delegated to name servers of its own.
+    #[error("the name is delegated at {0}, and delegations are not followed")]
+    Delegated(String),
+    /// A loop, or more aliases than the limit.
+    #[error("the chain of aliases is a loop or too long")]
+    AliasChain,
+    /// The composed answer is no message.
+    #[error("the answer does not fit a DNS message")]
+    Unwritable,
+    /// More lookups under way than the limit.
+    #[error("too many lookups under way")]
+    Overloaded,
+    /// The client has waited as long as clients do; the lookup goes on.
+    #[error("still looking; ask again")]
+    Patience,
+    /// The lookup's task ended without a result.
+    #[error("the lookup failed inside")]
+    Internal,
+}
+
+impl Failure {
+    /// The Extended DNS Error that tells the client why.
+    pub fn ede(&self) -> Ede {
+        let code = match self {
+            Self::NoUpstream | Self::Upstream(_) | Self::DhtPoorMiss | Self::Patience => {
+                ede::NO_REACHABLE_AUTHORITY
+            }
+            Self::DhtNotReady | Self::Overloaded => ede::NOT_READY,
+            Self::Dht(_) => ede::NETWORK_ERROR,
+            Self::InvalidPacket(_) => ede::INVALID_DATA,
+            Self::Delegated(_) => ede::NOT_SUPPORTED,
+            Self::AliasChain | Self::Unwritable | Self::Internal => ede::OTHER,
+        };
+        Ede::new(code, self.to_string())
+    }
+
+    /// Whether it may be remembered (RFC 9520). Passing states of pkbridge itself are not.
+    pub fn is_cacheable(&self) -> bool {
+        !matches!(
+            self,
+            Self::NoUpstream
+                | Self::DhtNotReady
+                | Self::Overloaded
+                | Self::Patience
+                | Self::Internal
+        )
+    }
+}

@@ -1,0 +1,305 @@
+//! What goes to an upstream and what is accepted from one, as bytes.
+
+use std::net::SocketAddr;
+
+use hickory_proto::op::ResponseCode;
+
+use super::answers::Question;
+use super::failure::Ede;
+use super::upstream::forwarded_ede;
+use crate::wire::{self, HEADER_LEN, Header, Layout, OPTION_EDE, RecordAt, Section, flags};
+
+/// The UDP payload size that pkbridge announces: no fragments on any path (DNS flag day 2020).
+pub const UDP_PAYLOAD_LEN: u16 = 1232;
+/// The type of the OPT pseudo-record.
+const OPT: u16 = 41;
+
+/// An upstream's answer: its bytes without the OPT, whose contents are here.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The message, without OPT.
+    pub wire: Vec<u8>,
+    /// Where everything in it lies.
+    pub layout: Layout,
+    /// All 12 bits of the RCODE.
+    pub rcode: u16,
+    /// The upstream's Extended DNS Error.
+    pub ede: Option<Ede>,
+    had_opt: bool,
+}
+
+/// What a datagram, or a message on a stream, is to a query.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Its answer.
+    Answer(Response),
+    /// Its answer, cut short: ask over TCP.
+    Truncated,
+    /// Its answer by ID and question, but no DNS message.
+    Malformed,
+    /// Something else; the answer may still come (RFC 5452 section 9.1).
+    NotOurs,
+}
+
+impl Response {
+    /// Takes a whole message; `None` if it is malformed.
+    pub fn from_message(message: Vec<u8>) -> Option<Self> {
+        take_opt(message)
+    }
+
+    /// Whether another server should be asked: this one would not or could not answer.
+    pub fn is_server_failure(&self) -> bool {
+        [
+            ResponseCode::ServFail,
+            ResponseCode::Refused,
+            ResponseCode::FormErr,
+            ResponseCode::NotImp,
+        ]
+        .map(u16::from)
+        .contains(&self.rcode)
+    }
+
+    /// Whether the server stumbled over the OPT of the query.
+    pub fn lacks_edns(&self) -> bool {
+        let stumbles = [ResponseCode::FormErr, ResponseCode::NotImp].map(u16::from);
+        !self.had_opt && stumbles.contains(&self.rcode)
+    }
+
+    /// Takes AA away, since the answer is no longer an authority's, and AD unless the server is on this
+    /// host: over a network without integrity anybody can set it (RFC 4035 section 4.9.3).
+    pub fn from_server(mut self, server: SocketAddr) -> Self {
+        let mut word = self.layout.header.flags & !flags::AA;
+        if !server.ip().is_loopback() {
+            word &= !flags::AD;
+        }
+        self.layout.header.flags = word;
+        wire::write_at(&mut self.wire, 2, &word.to_be_bytes());
+        self
+    }
+}
+
+/// A query for an upstream. AD asks for the AD bit of the answer (RFC 6840 section 5.7).
+pub(super) fn query(id: u16, question: &Question, edns: bool) -> Vec<u8> {
+    let mut word = flags::RD | flags::AD;
+    if question.checking_disabled {
+        word |= flags::CD;
+    }
+    let mut query = Vec::with_capacity(64);
+    query.extend(id.to_be_bytes());
+    query.extend(word.to_be_bytes());
+    query.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
+    query.extend(question.wire());
+    if edns {
+        let dnssec_ok = if question.dnssec_ok { 0x80 } else { 0 };
+        query.push(0);
+        query.extend(OPT.to_be_bytes());
+        query.extend(UDP_PAYLOAD_LEN.to_be_bytes());
+        query.extend([0, 0, dnssec_ok, 0, 0, 0]);
+    }
+    query
+}
+
+/// Judges what came back for `query`. An answer has its ID and exactly its question (RFC 5452
+/// section 9.1); letter case may differ.
+pub(super) fn accept(query: &[u8], message: &[u8], question: &Question) -> Verdict {
+    let Some(header) = Header::read(message) else {
+        return Verdict::NotOurs;
+    };
+    let same_id = query.get(..2) == message.get(..2);
+    if !same_id || !header.has(flags::QR) || header.opcode() != 0 {
+        return Verdict::NotOurs;
+    }
+    let question = question.wire();
+    let question_end = HEADER_LEN + question.len();
+    let [questions, ..] = header.counts;
+    let low_rcode = header.flags & flags::RCODE;
+    let bare_error = questions == 0 && message.len() == HEADER_LEN && low_rcode != 0;
+    if !bare_error {
+        let echoed = message.get(HEADER_LEN..question_end).unwrap_or_default();
+        if questions != 1 || !echoed.eq_ignore_ascii_case(&question) {
+            return Verdict::NotOurs;
+        }
+        if header.has(flags::TC) {
+            return Verdict::Truncated;
+        }
+    }
+    // Servers of old answer what they do not understand with a bare header.
+    let mut wire = message.to_vec();
+    if bare_error {
+        wire::write_at(&mut wire, 4, &1_u16.to_be_bytes());
+        wire.extend_from_slice(&question);
+    } else {
+        // The cached question is in lower case; each client gets its own spelling back.
+        wire::write_at(&mut wire, HEADER_LEN, &question);
+    }
+    match take_opt(wire) {
+        Some(response) => Verdict::Answer(response),
+        None => Verdict::Malformed,
+    }
+}
+
+/// Takes the OPT out of a message. What stands behind it is written anew without compression, since
+/// its pointers may no longer be right; OPT is nearly always last.
+fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
+    let layout = Layout::read(&wire).ok()?;
+    let mut rcode = layout.header.flags & flags::RCODE;
+    let is_opt = |record: &RecordAt| record.rtype == OPT;
+    let mut opts = layout.section(Section::Additional).filter(|r| is_opt(r));
+    let opt = opts.next().cloned();
+    if opts.next().is_some() {
+        // RFC 6891 section 6.1.1: no more than one.
+        return None;
+    }
+    drop(opts);
+    let Some(opt) = opt else {
+        wire.truncate(layout.end);
+        return Some(Response {
+            layout,
+            wire,
+            rcode,
+            ede: None,
+            had_opt: false,
+        });
+    };
+    let [rcode_high, ..] = opt.ttl.to_be_bytes();
+    rcode |= u16::from(rcode_high) << 4;
+    let ede = find_ede(wire.get(opt.rdata.clone())?);
+    let mut behind = Vec::new();
+    for record in layout.records.iter().filter(|r| r.start > opt.start) {
+        let (owner, fixed) = wire::read_name(&wire, record.start).ok()?;
+        let rtype = record.rtype.into();
+        let rdata = wire::map_rdata(&wire, record.rdata.clone(), rtype, |name| name)?;
+        behind.extend(wire::name_bytes(&owner));
+        behind.extend_from_slice(wire.get(fixed..fixed + 8)?);
+        behind.extend(u16::try_from(rdata.len()).ok()?.to_be_bytes());
+        behind.extend(rdata);
+    }
+    wire.truncate(opt.start);
+    wire.extend(behind);
+    let [_, _, _, additionals] = layout.header.counts;
+    let left = additionals.checked_sub(1)?;
+    wire::write_at(&mut wire, 10, &left.to_be_bytes());
+    Some(Response {
+        layout: Layout::read(&wire).ok()?,
+        wire,
+        rcode,
+        ede,
+        had_opt: true,
+    })
+}
+
+/// The first Extended DNS Error among the options of an OPT.
+fn find_ede(mut options: &[u8]) -> Option<Ede> {
+    loop {
+        let (head, rest) = options.split_first_chunk::<4>()?;
+        let code = wire::read_u16(head, 0)?;
+        let length = usize::from(wire::read_u16(head, 2)?);
+        let data = rest.get(..length)?;
+        if code == OPTION_EDE {
+            let (info_code, text) = data.split_first_chunk::<2>()?;
+            return Some(forwarded_ede(u16::from_be_bytes(*info_code), text));
+        }
+        options = rest.get(length..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{Name, RecordType};
+
+    use super::*;
+
+    fn question() -> Question {
+        Question {
+            name: Name::from_ascii("example.com.").unwrap(),
+            rtype: RecordType::A,
+            dnssec_ok: false,
+            checking_disabled: false,
+        }
+    }
+
+    /// A reply to `query` with one A record, an OPT with an EDE, and another A behind the OPT.
+    fn reply(query: &[u8]) -> Vec<u8> {
+        let mut reply = query[..HEADER_LEN].to_vec();
+        reply[2] |= 0x80;
+        reply[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 2]);
+        reply.extend(question().wire());
+        let a = |last| [&[0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2], &[last][..]].concat();
+        reply.extend([0xc0, 12]);
+        reply.extend(a(1));
+        reply.extend([0, 0, 41, 4, 0xd0, 1, 0, 0, 0, 0, 9, 0, 15, 0, 5, 0, 22]);
+        reply.extend(b"abc");
+        reply.extend([1, b'x', 0xc0, 12]);
+        reply.extend(a(2));
+        reply
+    }
+
+    #[test]
+    fn the_opt_is_taken_out_and_what_stands_behind_it_stays() {
+        let query = query(7, &question(), true);
+        let Verdict::Answer(response) = accept(&query, &reply(&query), &question()) else {
+            panic!("refused");
+        };
+        assert_eq!(response.rcode, 16);
+        assert_eq!(response.ede, Some(Ede::new(22, "abc")));
+        assert_eq!(response.layout.header.counts, [1, 1, 0, 1]);
+        let last = response.layout.records.last().unwrap();
+        let owner = wire::read_name(&response.wire, last.start).unwrap().0;
+        assert_eq!(owner.to_ascii(), "x.example.com.");
+        assert_eq!(response.wire[last.rdata.clone()], [192, 0, 2, 2]);
+        assert_eq!(response.layout.end, response.wire.len());
+    }
+
+    #[test]
+    fn only_the_asked_id_and_question_is_an_answer() {
+        let query = query(7, &question(), true);
+        let good = reply(&query);
+        let verdict = |change: fn(&mut Vec<u8>)| {
+            let mut message = good.clone();
+            change(&mut message);
+            accept(&query, &message, &question())
+        };
+        assert!(matches!(verdict(|_| ()), Verdict::Answer(_)));
+        assert!(matches!(verdict(|m| m[13] = b'E'), Verdict::Answer(_)));
+        assert!(matches!(verdict(|m| m[1] = 8), Verdict::NotOurs));
+        assert!(matches!(verdict(|m| m[2] &= 0x7f), Verdict::NotOurs));
+        assert!(matches!(verdict(|m| m[2] |= 0x28), Verdict::NotOurs));
+        assert!(matches!(verdict(|m| m[13] = b'f'), Verdict::NotOurs));
+        assert!(matches!(verdict(|m| m[26] = 28), Verdict::NotOurs));
+        assert!(matches!(verdict(|m| m[5] = 2), Verdict::NotOurs));
+        assert!(matches!(verdict(|m| m[2] |= 2), Verdict::Truncated));
+        assert!(matches!(verdict(|m| m[7] = 9), Verdict::Malformed));
+        assert!(matches!(verdict(|m| m.truncate(40)), Verdict::Malformed));
+    }
+
+    #[test]
+    fn a_bare_header_with_an_error_is_an_answer() {
+        let query = query(7, &question(), true);
+        let mut bare = query[..HEADER_LEN].to_vec();
+        bare[2..12].copy_from_slice(&[0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]);
+        let Verdict::Answer(response) = accept(&query, &bare, &question()) else {
+            panic!("refused");
+        };
+        assert!(response.lacks_edns());
+        assert_eq!(response.layout.header.counts, [1, 0, 0, 0]);
+        bare[3] = 0x80;
+        assert!(matches!(
+            accept(&query, &bare, &question()),
+            Verdict::NotOurs
+        ));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let query = query(7, &question(), true);
+        let good = reply(&query);
+        for at in 0..good.len() {
+            for byte in [0, 1, 0x3f, 0xc0, 0xff] {
+                let mut message = good.clone();
+                message[at] = byte;
+                let _ = accept(&query, &message, &question());
+                let _ = accept(&query, &message[..at], &question());
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Forwards questions to upstream resolvers: UDP, and TCP when the answer is truncated.
+//!
+//! Servers are asked in their order. The next one is started when one fails, or has been silent for
+//! [`PATIENCE`]; the first usable answer wins. A server that failed or was slow moves to the end of
+//! the order for [`PENALTY`].
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rand::RngExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::answers::Question;
+use super::failure::{Ede, Failure};
+use super::response::{self, Response, Verdict};
+
+/// How long a server may be silent before the next one is asked as well. A client's own first
+/// timeout is 5 s at most resolvers' stubs, 1 s at some.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// How long a server that failed is asked last.
+const PENALTY: Duration = Duration::from_secs(10);
+/// How often the list of servers is gone through for one question, so that a lost datagram costs
+/// [`PATIENCE`] and not the answer.
+const ROUNDS: usize = 3;
+/// Sockets in use for upstream queries at once; questions beyond it wait, within their timeout.
+const MAX_SOCKETS: usize = 512;
+/// Datagrams that do not answer the query before UDP is given up for TCP: somebody is guessing
+/// (RFC 5452 section 4.4).
+const MAX_WRONG_DATAGRAMS: usize = 16;
+/// Random source ports tried before the system picks one (RFC 5452 section 9.2).
+const PORT_TRIES: usize = 8;
+/// The largest datagram that is read. Ours ask for 1232 at most; some servers send more.
+const DATAGRAM_LEN: usize = 4096;
+
+/// What the resolver needs of whoever answers ordinary names.
+pub trait Forward: Send + Sync + std::fmt::Debug {
+    /// Asks a question. Answers of any RCODE are answers; a failure is the lack of one.
+    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>>;
+}
+
+/// The configured upstream resolvers.
+#[derive(Debug)]
+pub struct Upstreams {
+    servers: Vec<SocketAddr>,
+    /// Until when each server is asked last.
+    penalties: Mutex<Vec<Option<Instant>>>,
+    timeout: Duration,
+    sockets: Semaphore,
+}
+
+impl Upstreams {
+    /// Forwards to `servers`; an answer must come within `timeout`.
+    pub fn new(servers: Vec<SocketAddr>, timeout: Duration) -> Self {
+        Self {
+            penalties: Mutex::new(vec![None; servers.len()]),
+            servers,
+            timeout,
+            sockets: Semaphore::new(MAX_SOCKETS),
+        }
+    }
+
+    /// The servers.
+    pub fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
+    async fn ask_all(&self, question: &Question) -> Result<Response, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let order = self.order();
+        let mut waiting = order.iter().cycle().take(order.len() * ROUNDS).copied();
+        let mut finished = vec![false; self.servers.len()];
+        let mut running = FuturesUnordered::new();
+        let mut refusal = None;
+        let mut errors: Vec<String> = Vec::new();
+        let mut latest = None;
+        let mut next = true;
+        loop {
+            if next {
+                let unfinished = |&index: &usize| !finished.get(index).copied().unwrap_or(true);
+                if let Some(index) = waiting.find(unfinished) {
+                    latest = Some(index);
+                    running.push(
+                        async move { (index, self.ask_one(index, question, deadline).await) },
+                    );
+                } else if running.is_empty() {
+                    break;
+                }
+            }
+            tokio::select! {
+                Some((index, result)) = running.next() => match result {
+                    Ok(response) => {
+                        self.penalise(index, false);
+                        latest = latest.filter(|latest| *latest != index);
+                        if !response.is_server_failure() {
+                            return Ok(response);
+                        }
+                        // Another server may know better; this one has had its say.
+                        if let Some(done) = finished.get_mut(index) {
+                            *done = true;
+                        }
+                        refusal.get_or_insert(response);
+                        next = true;
+                    }
+                    Err(error) => {
+                        self.penalise(index, true);
+                        errors.push(error);
+                        next = true;
+                    }
+                },
+                () = sleep_until(deadline.min(Instant::now() + PATIENCE)) => {
+                    if Instant::now() >= deadline {
+                        errors.push("timed out".to_owned());
+                        break;
+                    }
+                    // The earlier ones have been told off before.
+                    if let Some(silent) = latest.take() {
+                        self.penalise(silent, true);
+                    }
+                    next = true;
+                }
+            }
+        }
+        errors.dedup();
+        errors.truncate(3);
+        refusal.ok_or_else(|| Failure::Upstream(errors.join("; ")))
+    }
+
+    async fn ask_one(
+        &self,
+        index: usize,
+        question: &Question,
+        deadline: Instant,
+    ) -> Result<Response, String> {
+        let server = *self.servers.get(index).ok_or("no such server")?;
+        let work = async {
+            let _socket = self.sockets.acquire().await.map_err(|e| e.to_string())?;
+            exchange(server, question).await.map_err(|e| e.to_string())
+        };
+        let result = timeout_at(deadline, work).await;
+        result.unwrap_or_else(|_| Err("timed out".to_owned()))
+    }
+
+    /// Indexes of the servers: as configured, but those with a penalty last.
+    fn order(&self) -> Vec<usize> {
+        let now = Instant::now();
+        let penalties = self
+            .penalties
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let late =
+            |index: &usize| matches!(penalties.get(*index), Some(Some(until)) if *until > now);
+        let mut order: Vec<usize> = (0..self.servers.len()).collect();
+        order.sort_by_key(late);
+        order
+    }
+
+    fn penalise(&self, index: usize, failed: bool) {
+        let now = Instant::now();
+        let mut penalties = self
+            .penalties
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(penalty) = penalties.get_mut(index) else {
+            return;
+        };
+        let was_late = penalty.is_some();
+        *penalty = failed.then(|| now + PENALTY);
+        drop(penalties);
+        let server = self.servers.get(index);
+        match (was_late, failed) {
+            (false, true) => tracing::warn!(?server, "an upstream does not answer"),
+            (true, false) => tracing::info!(?server, "an upstream answers again"),
+            _ => {}
+        }
+    }
+}
+
+impl Forward for Upstreams {
+    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        Box::pin(async move {
+            if self.servers.is_empty() {
+                return Err(Failure::NoUpstream);
+            }
+            self.ask_all(question).await
+        })
+    }
+}
+
+/// Asks one server; once more without EDNS if it does not know EDNS (RFC 6891 section 7).
+async fn exchange(server: SocketAddr, question: &Question) -> std::io::Result<Response> {
+    let response = exchange_once(server, question, true).await?;
+    if response.lacks_edns() {
+        return exchange_once(server, question, false).await;
+    }
+    Ok(response)
+}
+
+async fn exchange_once(
+    server: SocketAddr,
+    question: &Question,
+    edns: bool,
+) -> std::io::Result<Response> {
+    if let Some(response) = exchange_udp(server, question, edns).await? {
+        return Ok(response);
+    }
+    exchange_tcp(server, question, edns).await
+}
+
+/// `None` when TCP must be asked: the answer is truncated, or somebody floods us with wrong ones.
+async fn exchange_udp(
+    server: SocketAddr,
+    question: &Question,
+    edns: bool,
+) -> std::io::Result<Option<Response>> {
+    let query = response::query(rand::random(), question, edns);
+    // Connected, so that only the server's datagrams arrive and an ICMP refusal is felt at once.
+    let socket = bind_random_port(server).await?;
+    socket.connect(server).await?;
+    socket.send(&query).await?;
+    let mut buffer = vec![0; DATAGRAM_LEN];
+    for _ in 0..MAX_WRONG_DATAGRAMS {
+        let length = socket.recv(&mut buffer).await?;
+        match response::accept(&query, buffer.get(..length).unwrap_or_default(), question) {
+            Verdict::Answer(response) => return Ok(Some(response.from_server(server))),
+            Verdict::Truncated => return Ok(None),
+            Verdict::Malformed => return Err(malformed()),
+            Verdict::NotOurs => {}
+        }
+    }
+    Ok(None)
+}
+
+async fn exchange_tcp(
+    server: SocketAddr,
+    question: &Question,
+    edns: bool,
+) -> std::io::Result<Response> {
+    let query = response::query(rand::random(), question, edns);
+    let mut stream = TcpStream::connect(server).await?;
+    stream.set_nodelay(true)?;
+    let length = u16::try_from(query.len()).map_err(|_| malformed())?;
+    stream
+        .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
+        .await?;
+    let length = stream.read_u16().await?;
+    let mut message = vec![0; usize::from(length)];
+    stream.read_exact(&mut message).await?;
+    match response::accept(&query, &message, question) {
+        Verdict::Answer(response) => Ok(response.from_server(server)),
+        Verdict::Truncated | Verdict::Malformed | Verdict::NotOurs => Err(malformed()),
+    }
+}
+
+fn malformed() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, "malformed answer")
+}
+
+/// A socket on a random port: the port is half of what a forger has to guess (RFC 5452 section 4.5).
+async fn bind_random_port(server: SocketAddr) -> std::io::Result<UdpSocket> {
+    let any = |port| match server {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+    };
+    for _ in 0..PORT_TRIES {
+        let port = rand::rng().random_range(1024..=u16::MAX);
+        if let Ok(socket) = UdpSocket::bind(any(port)).await {
+            return Ok(socket);
+        }
+    }
+    UdpSocket::bind(any(0)).await
+}
+
+/// An Extended DNS Error in an upstream's answer, passed on as it came.
+pub(super) fn forwarded_ede(code: u16, text: &[u8]) -> Ede {
+    // RFC 8914 section 2: the text is UTF-8 and may end in a zero byte.
+    let text = String::from_utf8_lossy(text);
+    Ede::new(code, text.trim_end_matches('\0'))
+}
