@@ -1,0 +1,148 @@
+//! Sockets to listen on: bound, or inherited.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::port_holder::{Transport, port_holder};
+use crate::serve::systemd::Inherited;
+
+/// Connections that the kernel holds ready for `accept`; it may lower this to `net.core.somaxconn`.
+const TCP_BACKLOG: i32 = 1024;
+/// Free UDP ports that are tried for one whose TCP port is free too, when any port will do.
+const ANY_PORT_TRIES: usize = 16;
+
+/// An address with its sockets.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) configured: SocketAddr,
+    pub(super) bound: SocketAddr,
+    pub(super) udp: Option<UdpSocket>,
+    pub(super) tcp: Option<TcpListener>,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({transport}): {reason}")]
+pub struct ListenError {
+    /// The address.
+    pub address: SocketAddr,
+    /// `UDP` or `TCP`.
+    pub transport: &'static str,
+    /// What the system says, who holds the port, what can be done.
+    pub reason: String,
+}
+
+/// Binds UDP and TCP on every address; on an error all are let go.
+pub(super) fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<Listener>, ListenError> {
+    addresses.iter().map(|&address| bind(address)).collect()
+}
+
+fn bind(configured: SocketAddr) -> Result<Listener, ListenError> {
+    let tries = if configured.port() == 0 {
+        ANY_PORT_TRIES
+    } else {
+        1
+    };
+    let mut result = bind_both(configured);
+    for _ in 1..tries {
+        if result.is_ok() {
+            break;
+        }
+        result = bind_both(configured);
+    }
+    result
+}
+
+fn bind_both(configured: SocketAddr) -> Result<Listener, ListenError> {
+    let error = |address, transport| move |error| listen_error(address, transport, &error);
+    let (udp, bound) = bind_udp(configured).map_err(error(configured, Transport::Udp))?;
+    let tcp = bind_tcp(bound).map_err(error(bound, Transport::Tcp))?;
+    Ok(Listener {
+        configured,
+        bound,
+        udp: Some(udp),
+        tcp: Some(tcp),
+    })
+}
+
+fn bind_udp(address: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
+    let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    let bound = socket.local_addr()?;
+    Ok((socket, bound))
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address, Type::STREAM, Protocol::TCP)?;
+    // A restart must not wait for the old connections' TIME_WAIT. A live listener still conflicts.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(TCP_BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    if address.is_ipv6() {
+        // So that 0.0.0.0 and [::] can both be listed, and mean what they say.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Takes inherited sockets; each is a listener of its own.
+pub(super) fn adopt(inherited: Inherited) -> Result<Vec<Listener>, ListenError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    let error =
+        |transport: Transport| move |error: io::Error| listen_error(unknown, transport, &error);
+    let udp = inherited.udp.into_iter().map(|socket| {
+        let socket = UdpSocket::from_std(socket)?;
+        let bound = socket.local_addr()?;
+        Ok((bound, Some(socket), None))
+    });
+    let tcp = inherited.tcp.into_iter().map(|socket| {
+        let socket = TcpListener::from_std(socket)?;
+        let bound = socket.local_addr()?;
+        Ok((bound, None, Some(socket)))
+    });
+    let udp = udp.map(|taken| taken.map_err(error(Transport::Udp)));
+    let tcp = tcp.map(|taken| taken.map_err(error(Transport::Tcp)));
+    udp.chain(tcp)
+        .map(|taken| {
+            let (bound, udp, tcp) = taken?;
+            Ok(Listener {
+                configured: bound,
+                bound,
+                udp,
+                tcp,
+            })
+        })
+        .collect()
+}
+
+fn listen_error(address: SocketAddr, transport: Transport, error: &io::Error) -> ListenError {
+    let mut reason = error.to_string();
+    let kind = error.kind();
+    if kind == ErrorKind::AddrInUse {
+        if let Some(holder) = port_holder(address, transport) {
+            reason = format!("{reason}; the port is held by {holder}");
+        }
+    } else if kind == ErrorKind::PermissionDenied {
+        reason += "; ports below 1024 need root or CAP_NET_BIND_SERVICE";
+    } else if kind == ErrorKind::AddrNotAvailable {
+        reason += "; the address is not one of this host's";
+    }
+    ListenError {
+        address,
+        transport: match transport {
+            Transport::Udp => "UDP",
+            Transport::Tcp => "TCP",
+        },
+        reason,
+    }
+}

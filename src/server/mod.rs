@@ -1,0 +1,404 @@
+//! The composition root: from a configuration to bound sockets, a resolver behind them, and a run
+//! that can be reloaded and stopped.
+
+mod listen;
+mod port_holder;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::pkarr::Suffixes;
+use crate::resolve::{
+    AnswerCache, Dht, DhtSettings, Failure, Forward, HoldTimes, HostsByForwarding, Packets,
+    Question, Resolver, Response, Ttls, Upstreams, system_servers,
+};
+use crate::serve::systemd::{self, Inherited};
+use crate::serve::{CurrentService, Places, Service, serve_tcp, serve_udp};
+use listen::Listener;
+
+pub use listen::ListenError;
+
+/// How long questions in flight may take to finish when the server stops.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The part of the cache's bytes that packets get; answers get the rest. An answer is asked for far
+/// more often than the packet behind it.
+const PACKETS_SHARE: u64 = 4;
+/// The file with DHT nodes in the state directory.
+const NODES_FILE: &str = "dht-nodes";
+
+/// What is not in the configuration file.
+#[derive(Default)]
+pub struct Options {
+    /// Sockets from the service manager; if there are any, `[listen] addresses` is not used.
+    pub inherited: Inherited,
+    /// Where the system's resolvers are listed, for a configuration without upstreams.
+    pub resolv_conf: Option<PathBuf>,
+    /// Called with a new configuration once it is in force.
+    pub reloaded: Option<Reloaded>,
+}
+
+/// See [`Options::reloaded`].
+pub type Reloaded = Box<dyn Fn(&Config) + Send>;
+
+/// Why a server does not start, or does not take a new configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The access list is unusable.
+    #[error("the access list is unusable: {0}")]
+    Access(String),
+}
+
+/// A server whose sockets are bound.
+pub struct Server {
+    config: Config,
+    resolv_conf: Option<PathBuf>,
+    reloaded: Option<Reloaded>,
+    inherited: bool,
+    listeners: Vec<Running>,
+    service: Arc<CurrentService>,
+    forward: Arc<CurrentForward>,
+    dht: Arc<Dht>,
+    dht_stop: CancellationToken,
+    packets: Arc<Packets>,
+    places: Arc<Places>,
+    tasks: TaskTracker,
+    udp_addresses: watch::Sender<Vec<SocketAddr>>,
+}
+
+/// A listener whose tasks run.
+#[derive(Debug)]
+struct Running {
+    /// As configured: port 0 stays 0.
+    configured: SocketAddr,
+    bound: SocketAddr,
+    serves_udp: bool,
+    stop: CancellationToken,
+}
+
+/// The upstreams in force. The DHT resolves the names of its bootstrap nodes through it too, so it
+/// sees a reload.
+#[derive(Debug)]
+struct CurrentForward(ArcSwap<Upstreams>);
+
+impl Forward for CurrentForward {
+    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        Box::pin(async move { self.0.load_full().forward(question).await })
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("inherited", &self.inherited)
+            .field("resolv_conf", &self.resolv_conf)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("config", &self.config)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Binds the sockets and starts serving, and starts joining the DHT. Needs no network: what
+    /// cannot be reached yet is tried again in the background.
+    ///
+    /// # Errors
+    /// If an address cannot be listened on; nothing is left behind then.
+    pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
+        let inherited = !options.inherited.is_empty();
+        let bound = if inherited {
+            tracing::info!("sockets are inherited; [listen] addresses is not used");
+            listen::adopt(options.inherited)?
+        } else {
+            listen::bind_all(&config.listen.addresses)?
+        };
+        let listening: Vec<SocketAddr> = bound.iter().map(|listener| listener.bound).collect();
+        let upstreams = upstreams(&config, options.resolv_conf.as_ref(), &listening);
+        let forward = Arc::new(CurrentForward(ArcSwap::from_pointee(upstreams)));
+        let dht_stop = CancellationToken::new();
+        let dht = start_dht(&config, &forward, dht_stop.clone());
+        let packets = packets(&config, &dht);
+        let service = service(&config, &packets, &forward)?;
+        let mut server = Self {
+            resolv_conf: options.resolv_conf,
+            reloaded: options.reloaded,
+            inherited,
+            listeners: Vec::new(),
+            service: Arc::new(ArcSwap::from_pointee(service)),
+            forward,
+            dht,
+            dht_stop,
+            packets,
+            places: Places::new(config.listen.max_tcp_connections),
+            tasks: TaskTracker::new(),
+            udp_addresses: watch::Sender::default(),
+            config,
+        };
+        for listener in bound {
+            server.listen(listener);
+        }
+        server.tell_udp_addresses();
+        Ok(server)
+    }
+
+    /// The addresses that are served, over UDP, TCP or both.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses: Vec<_> = self.listeners.iter().map(|running| running.bound).collect();
+        addresses.dedup();
+        addresses
+    }
+
+    /// The DHT client.
+    pub fn dht(&self) -> Arc<Dht> {
+        Arc::clone(&self.dht)
+    }
+
+    /// Serves until `stop`, taking each configuration that comes through `reload`, and tells systemd
+    /// of every change of state. Then lets questions in flight finish, for [`STOP_TIMEOUT`] at most.
+    pub async fn run(mut self, stop: CancellationToken, mut reload: mpsc::Receiver<Config>) {
+        let mut in_dht = false;
+        systemd::notify_ready(&self.status(in_dht));
+        let udp_addresses = self.udp_addresses.subscribe();
+        let watchdog = tokio::spawn(systemd::watchdog(udp_addresses, stop.clone()));
+        loop {
+            let dht = self.dht();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = dht.becomes(!in_dht) => {
+                    in_dht = !in_dht;
+                    systemd::notify_status(&self.status(in_dht));
+                }
+                Some(config) = reload.recv() => {
+                    systemd::notify_reloading();
+                    match self.reload(config) {
+                        Ok(()) => {
+                            if let Some(reloaded) = &self.reloaded {
+                                reloaded(&self.config);
+                            }
+                            tracing::info!("configuration reloaded, answers flushed");
+                        }
+                        Err(error) => tracing::error!(%error, "the old configuration stays in force"),
+                    }
+                    systemd::notify_ready(&self.status(in_dht));
+                }
+            }
+        }
+        systemd::notify_stopping();
+        watchdog.abort();
+        for running in &self.listeners {
+            running.stop.cancel();
+        }
+        self.tasks.close();
+        if timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "stopped with questions unanswered");
+        }
+        self.dht_stop.cancel();
+    }
+
+    /// Takes a new configuration. Nothing changes if it cannot be carried out.
+    ///
+    /// # Errors
+    /// If a new address cannot be listened on.
+    pub fn reload(&mut self, config: Config) -> Result<(), StartError> {
+        let wanted = &config.listen.addresses;
+        let mut added = Vec::new();
+        if !self.inherited {
+            let is_new = |address: &SocketAddr| {
+                !self
+                    .listeners
+                    .iter()
+                    .any(|running| running.configured == *address)
+            };
+            let new: Vec<SocketAddr> = wanted.iter().copied().filter(is_new).collect();
+            added = listen::bind_all(&new)?;
+        }
+        let kept = |running: &Running| self.inherited || wanted.contains(&running.configured);
+        let listening: Vec<SocketAddr> = self
+            .listeners
+            .iter()
+            .filter(|running| kept(running))
+            .map(|running| running.bound)
+            .chain(added.iter().map(|listener| listener.bound))
+            .collect();
+        let upstreams = upstreams(&config, self.resolv_conf.as_ref(), &listening);
+
+        let dht_changed = config.dht != self.config.dht || config.state != self.config.state;
+        let mut dht = Arc::clone(&self.dht);
+        let mut dht_stop = self.dht_stop.clone();
+        if dht_changed {
+            dht_stop = CancellationToken::new();
+            dht = start_dht(&config, &self.forward, dht_stop.clone());
+        }
+        let packets = if dht_changed || config.cache != self.config.cache {
+            packets(&config, &dht)
+        } else {
+            Arc::clone(&self.packets)
+        };
+        let service = match service(&config, &packets, &self.forward) {
+            Ok(service) => service,
+            Err(error) => {
+                if dht_changed {
+                    dht_stop.cancel();
+                }
+                return Err(error);
+            }
+        };
+
+        // From here on nothing fails.
+        self.forward.0.store(Arc::new(upstreams));
+        self.service.store(Arc::new(service));
+        if dht_changed {
+            self.dht_stop.cancel();
+        }
+        (self.dht, self.dht_stop, self.packets) = (dht, dht_stop, packets);
+        self.places.set_limit(config.listen.max_tcp_connections);
+        if !self.inherited {
+            self.listeners.retain(|running| {
+                let kept = wanted.contains(&running.configured);
+                if !kept {
+                    running.stop.cancel();
+                }
+                kept
+            });
+        }
+        for listener in added {
+            self.listen(listener);
+        }
+        self.tell_udp_addresses();
+        self.config = config;
+        Ok(())
+    }
+
+    fn listen(&mut self, listener: Listener) {
+        let stop = CancellationToken::new();
+        let serves_udp = listener.udp.is_some();
+        if let Some(socket) = listener.udp {
+            let service = Arc::clone(&self.service);
+            self.tasks
+                .spawn(serve_udp(socket, service, self.tasks.clone(), stop.clone()));
+        }
+        if let Some(socket) = listener.tcp {
+            self.tasks.spawn(serve_tcp(
+                socket,
+                Arc::clone(&self.service),
+                Arc::clone(&self.places),
+                self.tasks.clone(),
+                stop.clone(),
+            ));
+        }
+        tracing::info!(address = %listener.bound, "listening");
+        self.listeners.push(Running {
+            configured: listener.configured,
+            bound: listener.bound,
+            serves_udp,
+            stop,
+        });
+    }
+
+    fn tell_udp_addresses(&self) {
+        let served = self.listeners.iter().filter(|running| running.serves_udp);
+        let addresses = served.map(|running| running.bound).collect();
+        self.udp_addresses.send_replace(addresses);
+    }
+
+    fn status(&self, in_dht: bool) -> String {
+        let addresses: Vec<String> = self.addresses().iter().map(ToString::to_string).collect();
+        let dht = if in_dht {
+            "in the DHT"
+        } else {
+            "joining the DHT"
+        };
+        format!("serving {}; {dht}", addresses.join(", "))
+    }
+}
+
+/// The configured upstreams, or the system's.
+fn upstreams(
+    config: &Config,
+    resolv_conf: Option<&PathBuf>,
+    listening: &[SocketAddr],
+) -> Upstreams {
+    let mut servers = config.upstream.servers.clone();
+    if servers.is_empty()
+        && let Some(path) = resolv_conf
+    {
+        servers = system_servers(path, listening);
+        let path = path.display();
+        if servers.is_empty() {
+            tracing::warn!(
+                "no upstream resolver: [upstream] servers is empty, and {path} names none but \
+                 pkbridge itself; ordinary names are answered SERVFAIL"
+            );
+        } else {
+            tracing::info!(?servers, "upstream resolvers taken from {path}");
+        }
+    }
+    Upstreams::new(servers, config.upstream.timeout)
+}
+
+fn start_dht(config: &Config, forward: &Arc<CurrentForward>, stop: CancellationToken) -> Arc<Dht> {
+    let directory = config.state.directory.as_ref();
+    let settings = DhtSettings {
+        bootstrap: config.dht.bootstrap.clone(),
+        bind_address: config.dht.bind_address,
+        lookup_timeout: config.dht.lookup_timeout,
+        nodes_file: directory.map(|directory| directory.join(NODES_FILE)),
+    };
+    let forward: Arc<dyn Forward> = forward.clone();
+    Dht::start(settings, Arc::new(HostsByForwarding(forward)), stop)
+}
+
+fn packets(config: &Config, dht: &Arc<Dht>) -> Arc<Packets> {
+    let times = HoldTimes {
+        min: config.dht.packet_min_ttl.max(config.cache.min_ttl),
+        max: config.cache.max_ttl,
+        empty: config.cache.negative_ttl,
+        failure: config.cache.failure_ttl,
+    };
+    Packets::new(dht.clone(), config.cache.max_bytes / PACKETS_SHARE, times)
+}
+
+fn service(
+    config: &Config,
+    packets: &Arc<Packets>,
+    forward: &Arc<CurrentForward>,
+) -> Result<Service, StartError> {
+    let cache = &config.cache;
+    let ttls = Ttls {
+        min: whole_seconds(cache.min_ttl),
+        max: whole_seconds(cache.max_ttl),
+        negative: whole_seconds(cache.negative_ttl),
+        failure: whole_seconds(cache.failure_ttl),
+    };
+    let resolver = Resolver::new(
+        Suffixes::new(&config.names.suffixes),
+        Arc::clone(packets),
+        forward.clone(),
+        ttls,
+        AnswerCache::new(cache.max_bytes - cache.max_bytes / PACKETS_SHARE),
+    );
+    Service::new(&config.access.allow, resolver).map_err(StartError::Access)
+}
+
+fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
+}
