@@ -1,0 +1,121 @@
+//! The command line: one file a verb.
+
+mod ask;
+mod check;
+mod demo;
+mod log;
+mod query;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+use crate::serve::systemd::Inherited;
+
+/// Where the configuration is, unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/pkbridge/pkbridge.toml";
+/// The exit code for a configuration that is refused: `EX_CONFIG` of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+/// The local DNS resolver for public-key names.
+///
+/// Answers names under an Ed25519 public key (z-base-32, bare or with the suffix pkarr) from signed
+/// packets on the BitTorrent Mainline DHT, and forwards all other names.
+#[derive(Debug, Parser)]
+#[command(name = "pkbridge", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the resolver in the foreground until SIGTERM or SIGINT; SIGHUP reloads the configuration
+    Serve(ConfigArgs),
+    /// Checks the configuration and does nothing else: exit code 0, or 78 with the errors
+    Check(ConfigArgs),
+    /// Asks a question and shows the answer: exit code 0 found, 1 not found, 3 failure
+    Query(query::QueryArgs),
+    /// Shows all of it on this machine alone: a DHT, a key, a signed packet, and the resolver
+    Demo(demo::DemoArgs),
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The configuration, and whether it is the built-in default because there is no file. A file
+    /// that was named must be there.
+    fn load(&self) -> Result<(Config, bool), ConfigError> {
+        match &self.config {
+            Some(path) => Config::load(path).map(|config| (config, false)),
+            None => match Config::load(DEFAULT_CONFIG.as_ref()) {
+                Err(error) if error.is_not_found() => Ok((Config::default(), true)),
+                loaded => loaded.map(|config| (config, false)),
+            },
+        }
+    }
+}
+
+/// Runs the command of the program's arguments; ends the process itself on a usage error (exit
+/// code 2).
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    // Before there is a second thread, as it wants.
+    let inherited = match &cli.command {
+        Command::Serve(_) => Inherited::from_env(),
+        Command::Check(_) | Command::Query(_) | Command::Demo(_) => Ok(Inherited::default()),
+    };
+    let inherited = match inherited {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let code = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::run(args, inherited).await,
+            Command::Check(args) => check::run(&args),
+            Command::Query(args) => ExitCode::from(query::run(args, &mut std::io::stdout()).await),
+            Command::Demo(args) => demo::run(args).await,
+        }
+    });
+    // Blocking calls into the DHT library may not return; nothing waits for them.
+    runtime.shutdown_background();
+    code
+}
+
+/// Says what is wrong on standard error.
+fn complain(error: &dyn std::fmt::Display) {
+    use std::io::Write;
+    // When standard error is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "pkbridge: {error}");
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    complain(error);
+    ExitCode::FAILURE
+}
+
+fn refuse_config(error: &ConfigError) -> ExitCode {
+    for line in error.to_string().lines() {
+        complain(&line);
+    }
+    ExitCode::from(EXIT_CONFIG)
+}

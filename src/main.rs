@@ -1,0 +1,8 @@
+//! The `pkbridge` program; see the library for the map of the code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pkbridge::panics::end_process_on_panic();
+    pkbridge::cli::run()
+}
