@@ -1,0 +1,354 @@
+//! A real server on port 0, a scripted upstream, a loopback DHT, and a client.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::as_conversions,
+    clippy::wildcard_enum_match_arm,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "test support: a test that fails tells enough, and no test uses all of it"
+)]
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use mainline::Testnet;
+use pkbridge::config::{Config, State};
+use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey};
+use pkbridge::resolve::Node;
+use pkbridge::server::{Options, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything; only a failing test waits that long.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A configuration for loopback: any free port, no upstream, a DHT that does not answer, no state.
+pub fn config() -> Config {
+    let mut config = Config {
+        state: State { directory: None },
+        ..Config::default()
+    };
+    config.listen.addresses = vec![(Ipv4Addr::LOCALHOST, 0).into()];
+    config.dht.bootstrap = vec!["127.0.0.1:9".to_owned()];
+    config.dht.bind_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    config
+}
+
+/// A server that runs until it is dropped.
+pub struct Running {
+    pub address: SocketAddr,
+    pub addresses: Vec<SocketAddr>,
+    pub stop: CancellationToken,
+    pub reload: mpsc::Sender<Config>,
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    pub fn start(config: Config) -> Self {
+        let server = Server::start(config, Options::default()).unwrap();
+        let addresses = server.addresses();
+        let stop = CancellationToken::new();
+        let (reload, configs) = mpsc::channel(1);
+        let task = tokio::spawn(server.run(stop.clone(), configs));
+        Self {
+            address: addresses[0],
+            addresses,
+            stop,
+            reload,
+            task,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A DHT of `count` nodes on loopback, and what publishes on it.
+pub struct TestDht {
+    pub testnet: Testnet,
+    pub publisher: Node,
+}
+
+impl TestDht {
+    pub async fn start(count: usize) -> Self {
+        let build = move || Testnet::builder(count).build().unwrap();
+        let testnet = tokio::task::spawn_blocking(build).await.unwrap();
+        let any_port = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let addresses = testnet.bootstrap.iter().map(|node| node.parse().unwrap());
+        let publisher = Node::start(any_port, addresses.collect()).await.unwrap();
+        publisher.join().await.unwrap();
+        Self { testnet, publisher }
+    }
+
+    /// [`config`] with this DHT.
+    pub fn config(&self) -> Config {
+        let mut config = config();
+        config.dht.bootstrap.clone_from(&self.testnet.bootstrap);
+        config
+    }
+
+    pub async fn publish(&self, packet: &SignedPacket) {
+        assert!(self.publisher.publish(packet).await.unwrap() > 0);
+    }
+}
+
+/// A key for tests, by number.
+pub fn secret(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number; 32])
+}
+
+pub fn key_of(secret: &SigningKey) -> PublicKey {
+    PublicKey::from_bytes(&secret.verifying_key().to_bytes()).unwrap()
+}
+
+/// A fully qualified name.
+pub fn name(text: &str) -> Name {
+    let mut name = Name::from_ascii(text).unwrap();
+    name.set_fqdn(true);
+    name
+}
+
+/// `sub.<key>`; the empty text is the key itself.
+pub fn below(key: PublicKey, sub: &str) -> Name {
+    let dot = if sub.is_empty() { "" } else { "." };
+    name(&format!("{sub}{dot}{key}"))
+}
+
+pub fn sign(secret: &SigningKey, seq: u64, records: Vec<(Name, u32, RData)>) -> SignedPacket {
+    let records = records
+        .into_iter()
+        .map(|(owner, ttl, data)| Record::from_rdata(owner, ttl, data))
+        .collect();
+    SignedPacket::sign_records(secret, seq, records).unwrap()
+}
+
+/// A query as most stubs send it: RD and EDNS with 1232 bytes.
+pub fn query(owner: &str, rtype: RecordType) -> Message {
+    let mut message = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(name(owner), rtype));
+    let mut edns = Edns::new();
+    edns.set_max_payload(1232);
+    message.set_edns(edns);
+    message
+}
+
+/// Sends bytes over UDP and waits for a datagram.
+pub async fn exchange_udp(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind((server.ip(), 0)).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(bytes).await.unwrap();
+    let mut buffer = vec![0; 65_535];
+    let length = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer))
+        .await
+        .expect("no reply")
+        .unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+pub async fn ask(server: SocketAddr, owner: &str, rtype: RecordType) -> Message {
+    send(server, &query(owner, rtype)).await
+}
+
+pub async fn send(server: SocketAddr, query: &Message) -> Message {
+    let reply = exchange_udp(server, &query.to_vec().unwrap()).await;
+    let reply = Message::from_vec(&reply).unwrap();
+    assert_eq!(reply.metadata.id, query.metadata.id);
+    reply
+}
+
+pub async fn write_framed(stream: &mut TcpStream, bytes: &[u8]) {
+    let length = u16::try_from(bytes.len()).unwrap();
+    let framed = [&length.to_be_bytes(), bytes].concat();
+    stream.write_all(&framed).await.unwrap();
+}
+
+pub async fn read_framed(stream: &mut TcpStream) -> Vec<u8> {
+    let read = async {
+        let length = stream.read_u16().await.unwrap();
+        let mut bytes = vec![0; usize::from(length)];
+        stream.read_exact(&mut bytes).await.unwrap();
+        bytes
+    };
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect("no reply")
+}
+
+pub async fn ask_tcp(server: SocketAddr, owner: &str, rtype: RecordType) -> Message {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    write_framed(&mut stream, &query(owner, rtype).to_vec().unwrap()).await;
+    Message::from_vec(&read_framed(&mut stream).await).unwrap()
+}
+
+/// INFO-CODE and text of the reply's Extended DNS Error.
+pub fn ede(reply: &Message) -> Option<(u16, String)> {
+    use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+    let option = reply.edns.as_ref()?.option(EdnsCode::from(15))?;
+    let EdnsOption::Unknown(15, bytes) = option else {
+        panic!("{option:?}");
+    };
+    let text = String::from_utf8(bytes[2..].to_vec()).unwrap();
+    Some((u16::from_be_bytes([bytes[0], bytes[1]]), text))
+}
+
+pub fn rcode(reply: &Message) -> ResponseCode {
+    reply.metadata.response_code
+}
+
+/// The data of the answers of a type.
+pub fn data(reply: &Message, rtype: RecordType) -> Vec<RData> {
+    let answers = reply.answers.iter();
+    answers
+        .filter(|record| record.record_type() == rtype)
+        .map(|record| record.data.clone())
+        .collect()
+}
+
+/// What a scripted upstream does with one query: the datagrams or frames that it sends back.
+pub type Script = Arc<dyn Fn(&[u8], Via) -> Vec<Vec<u8>> + Send + Sync>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    Udp,
+    Tcp,
+}
+
+/// An upstream on loopback, UDP and TCP on one port, that does what its script says and remembers
+/// what it was asked.
+pub struct Upstream {
+    pub address: SocketAddr,
+    pub asked: Arc<Mutex<VecDeque<Asked>>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub bytes: Vec<u8>,
+    pub from: SocketAddr,
+    pub via: Via,
+}
+
+impl Asked {
+    pub fn message(&self) -> Message {
+        Message::from_vec(&self.bytes).unwrap()
+    }
+}
+
+impl Upstream {
+    pub async fn start(
+        script: impl Fn(&[u8], Via) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        let script: Script = Arc::new(script);
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
+        let address = udp.local_addr().unwrap();
+        let asked = Arc::new(Mutex::new(VecDeque::new()));
+        let (remember, udp_script) = (asked.clone(), script.clone());
+        let over_udp = tokio::spawn(async move {
+            let mut buffer = vec![0; 65_535];
+            loop {
+                let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+                let bytes = buffer[..length].to_vec();
+                let via = Via::Udp;
+                let replies = udp_script(&bytes, via);
+                remember
+                    .lock()
+                    .unwrap()
+                    .push_back(Asked { bytes, from, via });
+                for reply in replies {
+                    udp.send_to(&reply, from).await.unwrap();
+                }
+            }
+        });
+        let remember = asked.clone();
+        let over_tcp = tokio::spawn(async move {
+            loop {
+                let (mut stream, from) = tcp.accept().await.unwrap();
+                let (remember, script) = (remember.clone(), script.clone());
+                tokio::spawn(async move {
+                    while let Ok(length) = stream.read_u16().await {
+                        let mut bytes = vec![0; usize::from(length)];
+                        stream.read_exact(&mut bytes).await.unwrap();
+                        let via = Via::Tcp;
+                        let replies = script(&bytes, via);
+                        remember
+                            .lock()
+                            .unwrap()
+                            .push_back(Asked { bytes, from, via });
+                        for reply in replies {
+                            write_framed(&mut stream, &reply).await;
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            asked,
+            tasks: vec![over_udp, over_tcp],
+        }
+    }
+
+    /// Answers every A question with `192.0.2.1` and this TTL, everything else with an empty NOERROR.
+    pub async fn plain(ttl: u32) -> Self {
+        Self::start(move |query, _| {
+            let mut reply = reply_to(query);
+            let question = reply.queries[0].clone();
+            if question.query_type() == RecordType::A {
+                let address = RData::A(Ipv4Addr::new(192, 0, 2, 1).into());
+                reply.add_answer(Record::from_rdata(question.name().clone(), ttl, address));
+            }
+            vec![reply.to_vec().unwrap()]
+        })
+        .await
+    }
+
+    /// Names asked so far.
+    pub fn names(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        let names = asked.iter().map(|asked| asked.message());
+        names.map(|m| m.queries[0].name().to_ascii()).collect()
+    }
+
+    pub fn count(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// An empty NOERROR reply to a query, with its ID and question.
+pub fn reply_to(query: &[u8]) -> Message {
+    let query = Message::from_vec(query).unwrap();
+    let mut reply = Message::response(query.metadata.id, OpCode::Query);
+    reply.metadata.recursion_desired = true;
+    reply.metadata.recursion_available = true;
+    reply.add_queries(query.queries.iter().cloned());
+    reply
+}
