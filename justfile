@@ -1,0 +1,48 @@
+# What a developer runs. `just` alone lists the recipes.
+
+_list:
+    @just --list
+
+# Formatting, lints, documentation: what CI checks before the tests
+check:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# All tests
+test:
+    cargo test
+
+# The main job on this machine alone
+demo *args:
+    cargo run --release -- demo {{ args }}
+
+# dig and kdig against the demo (Debian packages bind9-dnsutils and knot-dnsutils)
+dig:
+    cargo build --release
+    .ci/dig-check target/release/pkbridge
+
+# The systemd units (Debian package systemd)
+units:
+    cargo build --release
+    .ci/systemd-check target/release/pkbridge
+
+# Micro-benchmarks
+bench *args:
+    cargo bench {{ args }}
+
+# Fuzz a target: message, packet or name (needs `cargo install cargo-fuzz`)
+fuzz target="message" seconds="60":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{ target }} -- -max_total_time={{ seconds }}
+
+# Man pages, into target/man
+man:
+    cargo run --example man -- target/man
+
+# Licences, bans and sources of the dependencies (needs `cargo install cargo-deny`)
+deny:
+    cargo deny --offline check licenses bans sources
+
+# All that CI does
+ci:
+    bash .ci/run
