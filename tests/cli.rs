@@ -589,6 +589,21 @@ fn the_configured_level_counts_unless_rust_log_is_set() {
 }
 
 #[test]
+fn lines_for_the_journal_begin_with_their_priority() {
+    let file = File::new(CONFIGURATION);
+    let (mut program, _) = serve(&file, &[("JOURNAL_STREAM", "8:1")]);
+    program.signal("TERM");
+    let errors = program.end().errors;
+    assert!(
+        errors.lines().any(|line| line.starts_with("<6>")),
+        "{errors}"
+    );
+    // sd-daemon(3): the journal has its own clock, and no colours.
+    let plain = |line: &str| line.starts_with('<') && !line.contains('\u{1b}');
+    assert!(errors.lines().all(plain), "{errors}");
+}
+
+#[test]
 fn query_tells_found_missing_and_failed_by_its_exit_code() {
     let file = File::new(CONFIGURATION);
     let (_program, address) = serve(&file, &[]);
