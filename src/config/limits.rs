@@ -37,6 +37,15 @@ pub(super) const TCP_CONNECTIONS_MIN: usize = 1;
 /// `listen.max-tcp-connections`: at most 65,535, beyond which no host of this kind is in use.
 pub(super) const TCP_CONNECTIONS_MAX: usize = 65_535;
 
+/// `listen.max-tcp-connections-per-client`: 64 by default, more than any client opens (RFC 7766 section
+/// 6.2.2 wants one), and few enough for eight clients to be served beside each other.
+pub(super) const TCP_CONNECTIONS_PER_CLIENT_DEFAULT: usize = 64;
+
+/// `listen.nsid`: tells no more than what answers.
+pub(super) const NSID_DEFAULT: &str = "pkbridge";
+/// `listen.nsid`: at most 64 bytes, so that it never decides whether an answer fits.
+pub(super) const NSID_MAX: usize = 64;
+
 /// `access.allow`: the loopback networks by default (RFC 6890 section 2.2).
 pub(super) const ALLOW_DEFAULT: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),

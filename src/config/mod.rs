@@ -30,6 +30,8 @@ pub struct Config {
     pub access: Access,
     /// Which names, besides those that end in a bare key, are public-key names.
     pub names: Names,
+    /// Name servers that packets delegate to.
+    pub delegation: Delegation,
     /// Who answers every other name.
     pub upstream: Upstream,
     /// The Mainline DHT, which holds the signed packets of public keys.
@@ -50,6 +52,10 @@ pub struct Listen {
     pub addresses: Vec<SocketAddr>,
     /// How many TCP connections may be open at a time, over all addresses.
     pub max_tcp_connections: usize,
+    /// How many of them one client address may have.
+    pub max_tcp_connections_per_client: usize,
+    /// The name server identifier that is told on request (RFC 5001); empty tells none.
+    pub nsid: String,
 }
 
 /// The table `[access]`.
@@ -57,6 +63,19 @@ pub struct Listen {
 pub struct Access {
     /// Networks whose clients are answered; never empty, and without host bits.
     pub allow: Vec<IpNet>,
+    /// Who is told, by the AD bit, that an answer comes from a verified packet.
+    pub authentic_data: AuthenticData,
+}
+
+/// Clients that get the AD bit on answers from verified packets, if they ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthenticData {
+    /// None.
+    Never,
+    /// Those on this host: nothing between them and this program can forge it.
+    Loopback,
+    /// All.
+    Always,
 }
 
 /// The table `[names]`.
@@ -64,6 +83,31 @@ pub struct Access {
 pub struct Names {
     /// Suffixes that may follow a public key, in lower case and without a final dot.
     pub suffixes: Vec<String>,
+    /// What becomes of a key with a search domain behind it.
+    pub search_domains: SearchDomains,
+    /// Whether addresses are made from a name's HTTPS or SVCB records if it has none of its own.
+    pub synthesise_addresses: bool,
+    /// Whether special-use names (RFC 6761 and others) are answered here.
+    pub special_use: bool,
+}
+
+/// What becomes of `<key>.lan` and the like, which stubs make of their search lists. Such a name is
+/// never forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchDomains {
+    /// It does not exist; the stub goes on to the key itself.
+    NxDomain,
+    /// It is answered as the key.
+    Answer,
+}
+
+/// The table `[delegation]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delegation {
+    /// Whether NS records in packets are followed to those name servers.
+    pub follow: bool,
+    /// Whether name servers at private, loopback and link-local addresses are asked.
+    pub allow_private: bool,
 }
 
 /// The table `[upstream]`.
@@ -129,12 +173,22 @@ impl Default for Config {
                     SocketAddr::from((Ipv6Addr::LOCALHOST, limits::DNS_PORT)),
                 ],
                 max_tcp_connections: limits::TCP_CONNECTIONS_DEFAULT,
+                max_tcp_connections_per_client: limits::TCP_CONNECTIONS_PER_CLIENT_DEFAULT,
+                nsid: limits::NSID_DEFAULT.to_owned(),
             },
             access: Access {
                 allow: limits::ALLOW_DEFAULT.to_vec(),
+                authentic_data: AuthenticData::Loopback,
             },
             names: Names {
                 suffixes: vec![limits::SUFFIX_DEFAULT.to_owned()],
+                search_domains: SearchDomains::NxDomain,
+                synthesise_addresses: true,
+                special_use: true,
+            },
+            delegation: Delegation {
+                follow: true,
+                allow_private: false,
             },
             upstream: Upstream {
                 servers: Vec::new(),

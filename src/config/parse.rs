@@ -83,29 +83,62 @@ pub(super) const TABLES: &[Table] = &[
                 )
             }),
             key("max-tcp-connections", |value, config| {
-                assign(
-                    &mut config.listen.max_tcp_connections,
-                    tcp_connections(value),
-                )
+                let count = tcp_connections(value, limits::TCP_CONNECTIONS_DEFAULT);
+                assign(&mut config.listen.max_tcp_connections, count)
+            }),
+            key("max-tcp-connections-per-client", |value, config| {
+                let count = tcp_connections(value, limits::TCP_CONNECTIONS_PER_CLIENT_DEFAULT);
+                assign(&mut config.listen.max_tcp_connections_per_client, count)
+            }),
+            key("nsid", |value, config| {
+                let nsid = string(value, limits::NSID_DEFAULT, values::nsid);
+                assign(&mut config.listen.nsid, nsid)
             }),
         ],
     },
     Table {
         name: "access",
-        keys: &[key("allow", |value, config| {
-            let hint = "nobody would be served; list at least \"127.0.0.0/8\"";
-            let networks = list(value, "127.0.0.0/8", values::network);
-            assign(&mut config.access.allow, non_empty(value, hint, networks))
-        })],
+        keys: &[
+            key("allow", |value, config| {
+                let hint = "nobody would be served; list at least \"127.0.0.0/8\"";
+                let networks = list(value, "127.0.0.0/8", values::network);
+                assign(&mut config.access.allow, non_empty(value, hint, networks))
+            }),
+            key("authentic-data", |value, config| {
+                let choice = string(value, "loopback", values::authentic_data);
+                assign(&mut config.access.authentic_data, choice)
+            }),
+        ],
     },
     Table {
         name: "names",
-        keys: &[key("suffixes", |value, config| {
-            assign(
-                &mut config.names.suffixes,
-                list(value, "pkarr", values::suffix),
-            )
-        })],
+        keys: &[
+            key("suffixes", |value, config| {
+                let suffixes = list(value, "pkarr", values::suffix);
+                assign(&mut config.names.suffixes, suffixes)
+            }),
+            key("search-domains", |value, config| {
+                let choice = string(value, "nxdomain", values::search_domains);
+                assign(&mut config.names.search_domains, choice)
+            }),
+            key("synthesise-addresses", |value, config| {
+                assign(&mut config.names.synthesise_addresses, boolean(value))
+            }),
+            key("special-use", |value, config| {
+                assign(&mut config.names.special_use, boolean(value))
+            }),
+        ],
+    },
+    Table {
+        name: "delegation",
+        keys: &[
+            key("follow", |value, config| {
+                assign(&mut config.delegation.follow, boolean(value))
+            }),
+            key("allow-private", |value, config| {
+                assign(&mut config.delegation.allow_private, boolean(value))
+            }),
+        ],
     },
     Table {
         name: "upstream",
@@ -287,10 +320,16 @@ fn integer<T: TryFrom<i128>>(value: &Value<'_>) -> Option<T> {
     T::try_from(number).ok()
 }
 
-fn tcp_connections(value: &Value<'_>) -> Outcome<usize> {
+fn boolean(value: &Value<'_>) -> Outcome<bool> {
+    match value.get_ref().as_bool() {
+        Some(value) => Ok(value),
+        None => wrong_type(value, "true or false"),
+    }
+}
+
+fn tcp_connections(value: &Value<'_>, example: usize) -> Outcome<usize> {
     let (min, max) = (limits::TCP_CONNECTIONS_MIN, limits::TCP_CONNECTIONS_MAX);
     if !value.get_ref().is_integer() {
-        let example = limits::TCP_CONNECTIONS_DEFAULT;
         return wrong_type(value, &format!("an integer such as {example}"));
     }
     match integer(value).filter(|count| (min..=max).contains(count)) {

@@ -60,7 +60,7 @@ fn the_shipped_file_has_every_key_below_a_comment() {
         }
     }
     assert_eq!(found, keys().collect::<Vec<_>>());
-    assert_eq!(found.len(), 17);
+    assert_eq!(found.len(), 25);
 }
 
 #[test]
@@ -81,10 +81,19 @@ fn every_key_has_an_effect() {
     let all = r#"
         listen.addresses = ["127.0.0.1", "::1", "[fe80::1%2]:5353", "0.0.0.0:0"]
         listen.max-tcp-connections = 1_000
+        listen.max-tcp-connections-per-client = 7
+        listen.nsid = "gateway"
         [access]
         allow = ["10.0.0.0/8", "192.0.2.7", "2001:db8::/32", "2001:db8::1", "0.0.0.0/0"]
+        authentic-data = "always"
         [names]
         suffixes = ["PKarr.", "key_s.Example"]
+        search-domains = "answer"
+        synthesise-addresses = false
+        special-use = false
+        [delegation]
+        follow = false
+        allow-private = true
         [upstream]
         servers = ["192.0.2.1", "2001:db8::1", "127.0.0.53:53", "[::1]:5300"]
         timeout = "100ms"
@@ -113,6 +122,8 @@ fn every_key_has_an_effect() {
                 .map(socket)
                 .collect(),
             max_tcp_connections: 1000,
+            max_tcp_connections_per_client: 7,
+            nsid: "gateway".to_owned(),
         },
         access: Access {
             allow: [
@@ -125,9 +136,17 @@ fn every_key_has_an_effect() {
             .iter()
             .map(|text| text.parse().unwrap())
             .collect(),
+            authentic_data: AuthenticData::Always,
         },
         names: Names {
             suffixes: vec!["pkarr".to_owned(), "key_s.example".to_owned()],
+            search_domains: SearchDomains::Answer,
+            synthesise_addresses: false,
+            special_use: false,
+        },
+        delegation: Delegation {
+            follow: false,
+            allow_private: true,
         },
         upstream: Upstream {
             servers: [
@@ -213,7 +232,7 @@ fn unknown_names_are_refused_with_the_nearest() {
             "[metrics]",
             &[
                 "f:1:2: [metrics]: unknown table \"metrics\"; the tables are listen, access, names, \
-               upstream, dht, cache, state, log",
+               delegation, upstream, dht, cache, state, log",
             ],
         ),
         (
@@ -360,6 +379,28 @@ fn listen_and_access_are_checked() {
         (
             "access.allow = []",
             &["f:1:16: [access].allow: nobody would be served; list at least \"127.0.0.0/8\""],
+        ),
+    ]);
+}
+
+#[test]
+fn choices_are_checked() {
+    assert_refused(&[
+        (
+            "[access]\nauthentic-data = \"all\"",
+            &["f:2:18: [access].authentic-data: write \"never\", \"loopback\" or \"always\""],
+        ),
+        (
+            "[names]\nsearch-domains = \"yes\"",
+            &["f:2:18: [names].search-domains: write \"nxdomain\" or \"answer\""],
+        ),
+        (
+            "[names]\nspecial-use = 1",
+            &["f:2:15: [names].special-use: expected true or false, found integer"],
+        ),
+        (
+            "[listen]\nnsid = \"a\\u0007\"",
+            &["f:2:8: [listen].nsid: write at most 64 bytes of printable text"],
         ),
     ]);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::limits::{self, DurationLimit};
+use super::{AuthenticData, SearchDomains};
 
 /// Reads a duration such as `5s`, `300ms` or `1h30m`: numbers, each with one of the units ms, s, m,
 /// h, d and w.
@@ -357,5 +358,33 @@ fn host_name(text: &str) -> Option<String> {
             let last = name.rsplit('.').next().unwrap_or_default();
             !last.chars().all(|c| c.is_ascii_digit())
         }),
+    }
+}
+
+/// An identifier for NSID.
+pub(super) fn nsid(text: &str) -> Result<String, String> {
+    let max = limits::NSID_MAX;
+    if text.len() > max || text.chars().any(char::is_control) {
+        return Err(format!("write at most {max} bytes of printable text"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Who is told that an answer comes from a verified packet.
+pub(super) fn authentic_data(text: &str) -> Result<AuthenticData, String> {
+    match text {
+        "never" => Ok(AuthenticData::Never),
+        "loopback" => Ok(AuthenticData::Loopback),
+        "always" => Ok(AuthenticData::Always),
+        _ => Err("write \"never\", \"loopback\" or \"always\"".to_owned()),
+    }
+}
+
+/// What is made of a key with a search domain behind it.
+pub(super) fn search_domains(text: &str) -> Result<SearchDomains, String> {
+    match text {
+        "nxdomain" => Ok(SearchDomains::NxDomain),
+        "answer" => Ok(SearchDomains::Answer),
+        _ => Err("write \"nxdomain\" or \"answer\"".to_owned()),
     }
 }
