@@ -114,10 +114,19 @@ impl Header {
     }
 }
 
-/// The position after the name at `at`. A pointer must lead to an earlier place, and the labels there
-/// must not reach into what pointed at them (RFC 1035 section 4.1.4: "a prior occurrence"); the whole
-/// name must fit 255 bytes. So a walk always ends.
+/// The position after the name at `at`. A pointer must lead to an earlier place behind the header, and
+/// the labels there must not reach into what pointed at them (RFC 1035 section 4.1.4: "a prior
+/// occurrence"); the whole name must fit 255 bytes. So a walk always ends.
 pub fn skip_name(message: &[u8], at: usize) -> Result<usize, WireError> {
+    walk_name(message, at, |_| true)
+}
+
+/// As [`skip_name`]; each label's place, with its length byte, must be to the liking of `accept`.
+fn walk_name(
+    message: &[u8],
+    at: usize,
+    accept: impl Fn(Range<usize>) -> bool,
+) -> Result<usize, WireError> {
     let mut position = at;
     let mut start = at;
     let mut limit = usize::MAX;
@@ -128,19 +137,21 @@ pub fn skip_name(message: &[u8], at: usize) -> Result<usize, WireError> {
             return Err(WireError::BadName);
         }
         let byte = usize::from(*message.get(position).ok_or(WireError::Truncated)?);
+        let next = position + byte + 1;
         match byte {
-            0 => return Ok(end.unwrap_or(position + 1)),
+            0..=63 if !accept(position..next) => return Err(WireError::BadName),
+            0 => return Ok(end.unwrap_or(next)),
             1..=63 => {
                 length += byte + 1;
                 if length > MAX_NAME_LEN {
                     return Err(WireError::BadName);
                 }
-                position += byte + 1;
+                position = next;
             }
             192..=255 => {
                 let pointer = read_u16(message, position).ok_or(WireError::Truncated)?;
                 let target = usize::from(pointer & 0x3fff);
-                if target >= start {
+                if target >= start || target < HEADER_LEN {
                     return Err(WireError::BadName);
                 }
                 end.get_or_insert(position + 2);
@@ -248,14 +259,14 @@ impl Layout {
             }
         }
         let question_end = position;
-        let mut records = Vec::new();
+        let mut records: Vec<RecordAt> = Vec::new();
         for (section, count) in [
             (Section::Answer, answers),
             (Section::Authority, authorities),
             (Section::Additional, additionals),
         ] {
             for _ in 0..count {
-                let record = read_record(message, position, section)?;
+                let record = read_record(message, position, section, &records)?;
                 position = record.rdata.end;
                 records.push(record);
             }
@@ -276,8 +287,22 @@ impl Layout {
     }
 }
 
-fn read_record(message: &[u8], start: usize, section: Section) -> Result<RecordAt, WireError> {
-    let fixed = skip_name(message, start)?;
+/// Reads the record at `start`. Its owner may be spelt by bytes of the question, of other owners and of
+/// record data, but not by the numbers of the records before it: TTLs change, and the name with them.
+fn read_record(
+    message: &[u8],
+    start: usize,
+    section: Section,
+    before: &[RecordAt],
+) -> Result<RecordAt, WireError> {
+    let is_name = |label: Range<usize>| {
+        // The first record whose data begins behind the label's start.
+        let next = before.partition_point(|record| record.rdata.start <= label.start);
+        before
+            .get(next)
+            .is_none_or(|record| label.end <= record.ttl_at - 4)
+    };
+    let fixed = walk_name(message, start, is_name)?;
     let field = |offset| read_u16(message, fixed + offset).ok_or(WireError::Truncated);
     let ttl = read_u32(message, fixed + 4).ok_or(WireError::Truncated)?;
     let rdata_start = fixed + 10;
@@ -314,7 +339,7 @@ fn shape(rtype: RecordType) -> &'static [Field] {
     use Field::{Bytes, CharacterString, CharacterStrings, Name, Rest};
     match u16::from(rtype) {
         1 => &[Bytes(4)],                          // A
-        2..=5 | 7..=9 | 12 | 39 => &[Name],        // NS MD MF CNAME MB MG MR PTR DNAME
+        2..=5 | 7..=9 | 12 | 23 | 39 => &[Name],   // NS MD MF CNAME MB MG MR PTR NSAP-PTR DNAME
         6 => &[Name, Name, Bytes(20)],             // SOA
         13 => &[CharacterString, CharacterString], // HINFO
         14 | 17 => &[Name, Name],                  // MINFO RP
@@ -406,6 +431,22 @@ mod tests {
         message.extend([0xc0, 0, 0, 0]);
         assert_eq!(skip_name(&message, 12), Err(WireError::BadName));
         assert_eq!(read_name(&message, 12), Err(WireError::BadName));
+    }
+
+    #[test]
+    fn an_owner_must_not_be_spelt_by_a_ttl_or_the_header() {
+        let with_owner = |pointer: u8| {
+            let mut message = vec![0; 12];
+            message[7] = 2;
+            // A record of the root with TTL 0x01_61_00_00, and one whose owner points somewhere.
+            message.extend([0, 0, 1, 0, 1, 1, b'a', 0, 0, 0, 0]);
+            message.extend([0xc0, pointer, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
+            message
+        };
+        let (root, ttl, header) = (12, 17, 8);
+        assert!(Layout::read(&with_owner(root)).is_ok());
+        assert_eq!(Layout::read(&with_owner(ttl)), Err(WireError::BadName));
+        assert_eq!(Layout::read(&with_owner(header)), Err(WireError::BadName));
     }
 
     #[test]
