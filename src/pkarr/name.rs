@@ -1,6 +1,6 @@
 //! Sorts names: which belong to a public key, and which merely must not leave this machine.
 
-use hickory_proto::rr::Name;
+use hickory_proto::rr::{Name, RecordType};
 
 use super::key::{KeyError, PublicKey};
 
@@ -58,8 +58,9 @@ impl Suffixes {
         self.longest(name).is_some()
     }
 
-    /// The longest suffix decides, so that both `pkarr` and `dev.pkarr` can be configured.
-    fn longest(&self, name: &Name) -> Option<&Name> {
+    /// The suffix at or above a name; the longest, so that both `pkarr` and `dev.pkarr` can be
+    /// configured.
+    pub fn longest(&self, name: &Name) -> Option<&Name> {
         self.0
             .iter()
             .filter(|suffix| suffix.zone_of(name))
@@ -99,9 +100,29 @@ impl Suffixes {
 }
 
 impl PublicKeyName {
+    /// Takes a name with search domains behind a key for the key's own: what follows the last label
+    /// that is a key becomes the suffix. `None` if no label is a key.
+    pub fn with_search_domain(name: &Name) -> Option<Self> {
+        let labels: Vec<&[u8]> = name.iter().collect();
+        let last = labels
+            .iter()
+            .rposition(|label| PublicKey::is_key_like(label))?;
+        let (in_zone, suffix) = labels.split_at_checked(last + 1)?;
+        Some(Self {
+            key: PublicKey::from_label(labels.get(last)?).ok()?,
+            suffix: fqdn(Name::from_labels(suffix.iter().copied()).ok()?),
+            in_zone: fqdn(Name::from_labels(in_zone.iter().copied()).ok()?),
+        })
+    }
+
     /// A name of the zone as the client asked it: with the suffix.
     pub fn with_suffix(&self, name: &Name) -> Option<Name> {
         name.clone().append_name(&self.suffix).ok().map(fqdn)
+    }
+
+    /// Whether the name is the apex below a suffix and the type one that the suffix's zone answers.
+    pub(crate) fn is_zone_cut_for(&self, rtype: RecordType) -> bool {
+        rtype == RecordType::DS && !self.suffix.is_root() && self.in_zone.iter().len() == 1
     }
 
     /// The apex as the client asked it: the key's label and the suffix.
@@ -182,6 +203,17 @@ mod tests {
         ] {
             assert_eq!(classify(&text), NameKind::SearchList, "{text}");
         }
+    }
+
+    #[test]
+    fn a_search_domain_can_be_taken_for_a_suffix() {
+        let asked = Name::from_ascii(format!("www.{KEY}.corp.example.")).unwrap();
+        let name = PublicKeyName::with_search_domain(&asked).unwrap();
+        assert_eq!(name.in_zone.to_ascii(), format!("www.{KEY}."));
+        assert_eq!(name.suffix.to_ascii(), "corp.example.");
+        assert_eq!(name.with_suffix(&name.in_zone), Some(asked));
+        let weak = Name::from_ascii(format!("{}.lan.", "y".repeat(52))).unwrap();
+        assert_eq!(PublicKeyName::with_search_domain(&weak), None);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A signed packet as a DNS zone: its records in bailiwick, and the lookup of RFC 1034 section 4.3.2
 //! in them.
 
+use std::net::IpAddr;
+
 use hickory_proto::rr::{Name, RecordType};
 
 use super::key::PublicKey;
@@ -24,6 +26,23 @@ pub struct Record {
     pub ttl: u32,
     /// The record data, names uncompressed.
     pub rdata: Vec<u8>,
+}
+
+impl Record {
+    /// The address of an A or AAAA record.
+    pub fn address(&self) -> Option<IpAddr> {
+        if self.rtype == RecordType::A {
+            <[u8; 4]>::try_from(self.rdata.as_slice())
+                .ok()
+                .map(IpAddr::from)
+        } else if self.rtype == RecordType::AAAA {
+            <[u8; 16]>::try_from(self.rdata.as_slice())
+                .ok()
+                .map(IpAddr::from)
+        } else {
+            None
+        }
+    }
 }
 
 /// The records of a signed packet that stand at or below its key.
@@ -144,15 +163,26 @@ impl Zone {
         self.records.iter().map(|record| record.ttl).min()
     }
 
+    /// The name servers of a zone cut, each with the addresses that the packet itself gives for it.
+    pub fn name_servers(&self, cut: &Name) -> Vec<(Name, Vec<IpAddr>)> {
+        let at_cut = |record: &&Record| record.rtype == RecordType::NS && record.owner == *cut;
+        let mut servers: Vec<(Name, Vec<IpAddr>)> = Vec::new();
+        for server in self.records.iter().filter(at_cut).filter_map(target_of) {
+            if !servers.iter().any(|(known, _)| *known == server) {
+                let glue = self.records.iter().filter(|record| record.owner == server);
+                let addresses = glue.filter_map(Record::address).collect();
+                servers.push((server, addresses));
+            }
+        }
+        servers
+    }
+
     /// Looks up a name of the zone, without suffix (RFC 1034 section 4.3.2, RFC 4592, RFC 6672).
     pub fn lookup(&self, name: &Name, rtype: RecordType) -> Lookup<'_> {
         if let Some(above) = self.above(name, rtype) {
             return above;
         }
-        if let Some(found) = self.at(name, rtype) {
-            return found;
-        }
-        if *name == self.apex {
+        if *name == self.apex && !self.has(name, rtype) {
             for synthesised in [&self.soa, &self.ns] {
                 if synthesised.rtype == rtype {
                     return Lookup::Rrset {
@@ -163,14 +193,20 @@ impl Zone {
                 }
             }
         }
-        let exists = self.exists(name);
+        if let Some(found) = self.at(name, rtype) {
+            return found;
+        }
+        let mut exists = self.exists(name);
         if !exists {
             // RFC 4592 section 2.2.1: only the wildcard at the closest encloser counts.
             let wildcard = self.closest_encloser(name).prepend_label("*");
             if let Ok(wildcard) = wildcard
-                && self.owns(&wildcard)
+                && self.exists(&wildcard)
             {
-                return self.at(&wildcard, rtype).unwrap_or(Lookup::NoData);
+                if let Some(found) = self.at(&wildcard, rtype) {
+                    return found;
+                }
+                exists = true;
             }
         }
         if self.has(&self.apex, RecordType::NS) {
@@ -192,6 +228,12 @@ impl Zone {
         let name_labels = name.iter().len();
         for count in apex_labels..=name_labels {
             let node = name.trim_to(count);
+            // RFC 6672 section 3.2: the cut, step B, comes before the DNAME, step C.
+            // The parent side of a cut answers for DS (RFC 4035 section 3.1.4.1).
+            let at_cut_for_ds = count == name_labels && rtype == RecordType::DS;
+            if count > apex_labels && !at_cut_for_ds && self.has(&node, RecordType::NS) {
+                return Some(Lookup::Delegation { cut: node });
+            }
             if count < name_labels
                 && let Some(dname) = self.find(&node, RecordType::DNAME)
             {
@@ -201,17 +243,13 @@ impl Zone {
                     target: target_of(dname)?,
                 });
             }
-            // The parent side of a cut answers for DS (RFC 4035 section 3.1.4.1).
-            let at_cut_for_ds = count == name_labels && rtype == RecordType::DS;
-            if count > apex_labels && !at_cut_for_ds && self.has(&node, RecordType::NS) {
-                return Some(Lookup::Delegation { cut: node });
-            }
         }
         None
     }
 
-    /// What the records of an owner answer: the RRset of the type, else the CNAME. At the apex, where
-    /// packets mix CNAME with other types, an existing RRset wins.
+    /// What the records of an owner answer. An alias has no other data (RFC 1034 section 3.6.2), so its
+    /// CNAME goes first; but at the apex, where packets mix CNAME with other types, an existing RRset
+    /// wins.
     fn at(&self, owner: &Name, rtype: RecordType) -> Option<Lookup<'_>> {
         // RFC 8482: one RRset is answer enough for ANY.
         let wanted = if rtype == RecordType::ANY {
@@ -225,7 +263,10 @@ impl Zone {
             .iter()
             .filter(|record| record.rtype == wanted && record.owner == *owner)
             .collect();
-        if let Some(first) = set.first() {
+        let cname = self.find(owner, RecordType::CNAME);
+        let is_alias = cname.is_some() && *owner != self.apex;
+        let follows = wanted != RecordType::CNAME && rtype != RecordType::ANY;
+        if let Some(first) = set.first().filter(|_| !(is_alias && follows)) {
             let mut rdata: Vec<&[u8]> = Vec::with_capacity(set.len());
             for record in &set {
                 if !rdata.contains(&record.rdata.as_slice()) {
@@ -238,7 +279,7 @@ impl Zone {
                 rdata,
             });
         }
-        let cname = self.find(owner, RecordType::CNAME)?;
+        let cname = cname?;
         Some(Lookup::Cname {
             ttl: self.ttl_of(cname),
             target: target_of(cname)?,
@@ -263,10 +304,6 @@ impl Zone {
 
     fn has(&self, owner: &Name, rtype: RecordType) -> bool {
         self.find(owner, rtype).is_some()
-    }
-
-    fn owns(&self, name: &Name) -> bool {
-        self.records.iter().any(|record| record.owner == *name)
     }
 
     /// Whether the name has records, or something below it has (an empty non-terminal), or it is
