@@ -57,7 +57,11 @@ pub struct Answer {
     question_end: usize,
     ttl_offsets: Box<[u16]>,
     rcode: u16,
-    ede: Option<Ede>,
+    edes: Vec<Ede>,
+    /// All of it comes from verified packets.
+    verified: bool,
+    /// It is the lack of an answer.
+    failure: bool,
     /// When the TTLs in `wire` were true.
     stored: Instant,
     expires: Instant,
@@ -83,7 +87,9 @@ impl Answer {
             ttl_offsets: offsets.ok_or(Failure::Unwritable)?.into(),
             wire: wire.into(),
             rcode,
-            ede: None,
+            edes: Vec::new(),
+            verified: false,
+            failure: false,
             stored,
             expires: stored + lifetime,
             superseded: Vec::new(),
@@ -103,7 +109,9 @@ impl Answer {
             wire: wire.into(),
             ttl_offsets: Box::default(),
             rcode: servfail,
-            ede: Some(failure.ede()),
+            edes: vec![failure.ede()],
+            verified: false,
+            failure: true,
             stored: now,
             expires: now + lifetime,
             superseded: Vec::new(),
@@ -111,8 +119,8 @@ impl Answer {
     }
 
     /// Says why the answer is not plain.
-    pub fn with_ede(mut self, ede: Option<Ede>) -> Self {
-        self.ede = ede.or(self.ede);
+    pub fn with_edes(mut self, edes: Vec<Ede>) -> Self {
+        self.edes = edes;
         self
     }
 
@@ -121,6 +129,23 @@ impl Answer {
     pub fn superseded_by(mut self, flags: Vec<Arc<AtomicBool>>) -> Self {
         self.superseded = flags;
         self
+    }
+
+    /// Says whether all of it comes from verified packets.
+    #[must_use]
+    pub fn with_verified(mut self, verified: bool) -> Self {
+        self.verified = verified;
+        self
+    }
+
+    /// Whether all of it comes from packets whose signature was verified.
+    pub fn is_verified(&self) -> bool {
+        self.verified
+    }
+
+    /// Whether it is SERVFAIL with a reason of pkbridge's own.
+    pub fn is_failure(&self) -> bool {
+        self.failure
     }
 
     /// Whether it may still be given.
@@ -150,8 +175,8 @@ impl Answer {
     }
 
     /// Why the answer is not plain.
-    pub fn ede(&self) -> Option<&Ede> {
-        self.ede.as_ref()
+    pub fn edes(&self) -> &[Ede] {
+        &self.edes
     }
 
     /// Whole seconds since the TTLs were true.
@@ -166,7 +191,8 @@ impl Answer {
     }
 
     fn size(&self) -> usize {
-        let text = self.ede.as_ref().map_or(0, |ede| ede.text.len());
+        let ede_size = |ede: &Ede| ede.text.len() + size_of::<Ede>();
+        let text: usize = self.edes.iter().map(ede_size).sum();
         self.wire.len() + 2 * self.ttl_offsets.len() + text + size_of::<Self>()
     }
 }
@@ -182,6 +208,8 @@ pub(super) struct Composed {
     pub answers: Vec<Record>,
     /// The authority section.
     pub authorities: Vec<Record>,
+    /// The additional section.
+    pub additionals: Vec<Record>,
 }
 
 impl Composed {
@@ -194,6 +222,7 @@ impl Composed {
         message.add_query(Query::query(question.name.clone(), question.rtype));
         message.insert_answers(self.answers.iter().map(proto_record).collect());
         message.insert_authorities(self.authorities.iter().map(proto_record).collect());
+        message.insert_additionals(self.additionals.iter().map(proto_record).collect());
         let wire = message.to_vec().map_err(|_| Failure::Unwritable)?;
         (wire.len() <= wire::MAX_MESSAGE_LEN)
             .then_some(wire)
@@ -201,11 +230,18 @@ impl Composed {
     }
 }
 
+/// Record data as bytes; `NULL::with` does not take none.
+fn opaque(rdata: &[u8]) -> NULL {
+    let mut null = NULL::new();
+    null.anything.extend_from_slice(rdata);
+    null
+}
+
 /// The record with its data as opaque bytes, so that it is written as it is.
 fn proto_record(record: &Record) -> ProtoRecord {
     let data = RData::Unknown {
         code: record.rtype,
-        rdata: NULL::with(record.rdata.clone()),
+        rdata: opaque(&record.rdata),
     };
     ProtoRecord::from_rdata(record.owner.clone(), record.ttl, data)
 }

@@ -15,8 +15,14 @@ pub mod ede {
     pub const OTHER: u16 = 0;
     /// 4.4: an answer past its TTL, because the refresh failed.
     pub const STALE_ANSWER: u16 = 3;
+    /// 4.20: NXDOMAIN past its TTL, because the refresh failed.
+    pub const STALE_NXDOMAIN_ANSWER: u16 = 19;
+    /// In the registry since 2023: made from other records than the ones asked for.
+    pub const SYNTHESIZED: u16 = 29;
     /// 4.15: not ready to answer yet.
     pub const NOT_READY: u16 = 14;
+    /// 4.16: the operator's policy keeps the resolver from asking.
+    pub const BLOCKED: u16 = 15;
     /// 4.19: this client may not ask.
     pub const PROHIBITED: u16 = 18;
     /// 4.21: an operation or query that is not supported.
@@ -61,6 +67,17 @@ pub enum Failure {
     /// The name is delegated to name servers of its own.
     #[error("the name is delegated at {0}, and delegations are not followed")]
     Delegated(String),
+    /// The name servers that a packet delegates to, or those that they delegate to, did not answer.
+    #[error("no name server of {cut} gave an answer: {reason}")]
+    NameServers {
+        /// The zone that they were asked as authorities of.
+        cut: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A packet must not make the resolver ask around in the network that it stands in.
+    #[error("the name servers of {0} are at private addresses, which are not asked")]
+    PrivateNameServers(String),
     /// A loop, or more aliases than the limit.
     #[error("the chain of aliases is a loop or too long")]
     AliasChain,
@@ -82,9 +99,12 @@ impl Failure {
     /// The Extended DNS Error that tells the client why.
     pub fn ede(&self) -> Ede {
         let code = match self {
-            Self::NoUpstream | Self::Upstream(_) | Self::DhtPoorMiss | Self::Patience => {
-                ede::NO_REACHABLE_AUTHORITY
-            }
+            Self::NoUpstream
+            | Self::Upstream(_)
+            | Self::DhtPoorMiss
+            | Self::NameServers { .. }
+            | Self::Patience => ede::NO_REACHABLE_AUTHORITY,
+            Self::PrivateNameServers(_) => ede::BLOCKED,
             Self::DhtNotReady | Self::Overloaded => ede::NOT_READY,
             Self::Dht(_) => ede::NETWORK_ERROR,
             Self::InvalidPacket(_) => ede::INVALID_DATA,

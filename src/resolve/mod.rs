@@ -1,7 +1,9 @@
 //! Where answers come from: the cache, a public key's packet, an upstream.
 
 mod answers;
+mod delegation;
 mod dht;
+mod exchange;
 mod failure;
 mod flights;
 mod lookup;
@@ -23,13 +25,18 @@ pub use response::{Response, UDP_PAYLOAD_LEN};
 pub use system::{HostsByForwarding, system_servers};
 pub use upstream::{Forward, Upstreams};
 
+use delegation::Delegations;
 use flights::{Flights, NoFlight};
 use lookup::Lookup;
+pub use lookup::Names;
 
 /// Questions being looked up at once. Beyond it a question is answered SERVFAIL at once.
 pub const MAX_LOOKUPS: usize = 4096;
 /// Longest time that a client waits for anything: stubs give up after 5 s (resolv.conf(5)).
 pub const CLIENT_PATIENCE: Duration = Duration::from_millis(4500);
+
+/// How long the name servers of a delegation may take in all for one question.
+const DELEGATION_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Bounds of the TTLs that are given out, in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -53,9 +60,9 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// A resolver for keys bare and under `suffixes`; other names go to `forward`.
+    /// A resolver for public-key names as `names` says; ordinary names go to `forward`.
     pub fn new(
-        suffixes: crate::pkarr::Suffixes,
+        names: Names,
         packets: Arc<Packets>,
         forward: Arc<dyn Forward>,
         ttls: Ttls,
@@ -65,7 +72,10 @@ impl Resolver {
             cache,
             under_way: Flights::new(MAX_LOOKUPS),
             lookup: Arc::new(Lookup {
-                suffixes,
+                delegations: names
+                    .follow_delegations
+                    .then(|| Delegations::new(names.private_name_servers, DELEGATION_TIMEOUT)),
+                names,
                 packets,
                 forward,
                 ttls,

@@ -1,12 +1,14 @@
-//! What goes to an upstream and what is accepted from one, as bytes.
+//! What goes to an upstream or a name server and what is accepted from one, as bytes.
 
 use std::net::SocketAddr;
 
 use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 
 use super::answers::Question;
 use super::failure::Ede;
 use super::upstream::forwarded_ede;
+use crate::pkarr::Record;
 use crate::wire::{self, HEADER_LEN, Header, Layout, OPTION_EDE, RecordAt, Section, flags};
 
 /// The UDP payload size that pkbridge announces: no fragments on any path (DNS flag day 2020).
@@ -14,7 +16,7 @@ pub const UDP_PAYLOAD_LEN: u16 = 1232;
 /// The type of the OPT pseudo-record.
 const OPT: u16 = 41;
 
-/// An upstream's answer: its bytes without the OPT, whose contents are here.
+/// A server's answer: its bytes without the OPT, whose contents are here.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// The message, without OPT.
@@ -23,9 +25,18 @@ pub struct Response {
     pub layout: Layout,
     /// All 12 bits of the RCODE.
     pub rcode: u16,
-    /// The upstream's Extended DNS Error.
+    /// The server's Extended DNS Error.
     pub ede: Option<Ede>,
     had_opt: bool,
+}
+
+/// Who is asked.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Peer {
+    /// One that looks for the answer on our behalf.
+    Resolver,
+    /// One that tells what it has itself: an iterative query (RFC 1034 section 5.3.3).
+    NameServer,
 }
 
 /// What a datagram, or a message on a stream, is to a query.
@@ -45,6 +56,17 @@ impl Response {
     /// Takes a whole message; `None` if it is malformed.
     pub fn from_message(message: Vec<u8>) -> Option<Self> {
         take_opt(message)
+    }
+
+    /// A record of the message on its own, names expanded; `None` if its data is not of its type's shape.
+    pub fn record(&self, record: &RecordAt) -> Option<Record> {
+        let rtype = RecordType::from(record.rtype);
+        Some(Record {
+            owner: wire::read_name(&self.wire, record.start).ok()?.0,
+            rtype,
+            ttl: wire::read_u32(&self.wire, record.ttl_at)?,
+            rdata: wire::map_rdata(&self.wire, record.rdata.clone(), rtype, |name| name)?,
+        })
     }
 
     /// Whether another server should be asked: this one would not or could not answer.
@@ -78,12 +100,14 @@ impl Response {
     }
 }
 
-/// A query for an upstream. AD asks for the AD bit of the answer (RFC 6840 section 5.7).
-pub(super) fn query(id: u16, question: &Question, edns: bool) -> Vec<u8> {
-    let mut word = flags::RD | flags::AD;
-    if question.checking_disabled {
-        word |= flags::CD;
-    }
+/// A query. What a resolver is to do for us does not concern a name server.
+pub(super) fn query(id: u16, peer: Peer, question: &Question, edns: bool) -> Vec<u8> {
+    let word = match peer {
+        // AD asks for the AD bit of the answer (RFC 6840 section 5.7).
+        Peer::Resolver if question.checking_disabled => flags::RD | flags::AD | flags::CD,
+        Peer::Resolver => flags::RD | flags::AD,
+        Peer::NameServer => 0,
+    };
     let mut query = Vec::with_capacity(64);
     query.extend(id.to_be_bytes());
     query.extend(word.to_be_bytes());
@@ -144,6 +168,11 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
     let layout = Layout::read(&wire).ok()?;
     let mut rcode = layout.header.flags & flags::RCODE;
     let is_opt = |record: &RecordAt| record.rtype == OPT;
+    let misplaced = |record: &RecordAt| is_opt(record) && record.section != Section::Additional;
+    if layout.records.iter().any(misplaced) {
+        // RFC 6891 section 6.1.1: only in the additional section.
+        return None;
+    }
     let mut opts = layout.section(Section::Additional).filter(|r| is_opt(r));
     let opt = opts.next().cloned();
     if opts.next().is_some() {
@@ -205,7 +234,7 @@ fn find_ede(mut options: &[u8]) -> Option<Ede> {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::{Name, RecordType};
+    use hickory_proto::rr::Name;
 
     use super::*;
 
@@ -236,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_opt_is_taken_out_and_what_stands_behind_it_stays() {
-        let query = query(7, &question(), true);
+        let query = query(7, Peer::Resolver, &question(), true);
         let Verdict::Answer(response) = accept(&query, &reply(&query), &question()) else {
             panic!("refused");
         };
@@ -252,7 +281,7 @@ mod tests {
 
     #[test]
     fn only_the_asked_id_and_question_is_an_answer() {
-        let query = query(7, &question(), true);
+        let query = query(7, Peer::Resolver, &question(), true);
         let good = reply(&query);
         let verdict = |change: fn(&mut Vec<u8>)| {
             let mut message = good.clone();
@@ -274,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_bare_header_with_an_error_is_an_answer() {
-        let query = query(7, &question(), true);
+        let query = query(7, Peer::Resolver, &question(), true);
         let mut bare = query[..HEADER_LEN].to_vec();
         bare[2..12].copy_from_slice(&[0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]);
         let Verdict::Answer(response) = accept(&query, &bare, &question()) else {
@@ -291,7 +320,7 @@ mod tests {
 
     #[test]
     fn no_bytes_make_it_panic() {
-        let query = query(7, &question(), true);
+        let query = query(7, Peer::Resolver, &question(), true);
         let good = reply(&query);
         for at in 0..good.len() {
             for byte in [0, 1, 0x3f, 0xc0, 0xff] {

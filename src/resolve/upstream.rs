@@ -1,25 +1,23 @@
-//! Forwards questions to upstream resolvers: UDP, and TCP when the answer is truncated.
+//! Forwards questions to upstream resolvers.
 //!
 //! Servers are asked in their order. The next one is started when one fails, or has been silent for
 //! [`PATIENCE`]; the first usable answer wins. A server that failed or was slow moves to the end of
 //! the order for [`PENALTY`].
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rand::RngExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::answers::Question;
+use super::exchange::exchange;
 use super::failure::{Ede, Failure};
-use super::response::{self, Response, Verdict};
+use super::response::{Peer, Response};
 
 /// How long a server may be silent before the next one is asked as well. A client's own first
 /// timeout is 5 s at most resolvers' stubs, 1 s at some.
@@ -31,13 +29,6 @@ const PENALTY: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 3;
 /// Sockets in use for upstream queries at once; questions beyond it wait, within their timeout.
 const MAX_SOCKETS: usize = 512;
-/// Datagrams that do not answer the query before UDP is given up for TCP: somebody is guessing
-/// (RFC 5452 section 4.4).
-const MAX_WRONG_DATAGRAMS: usize = 16;
-/// Random source ports tried before the system picks one (RFC 5452 section 9.2).
-const PORT_TRIES: usize = 8;
-/// The largest datagram that is read. Ours ask for 1232 at most; some servers send more.
-const DATAGRAM_LEN: usize = 4096;
 
 /// What the resolver needs of whoever answers ordinary names.
 pub trait Forward: Send + Sync + std::fmt::Debug {
@@ -141,7 +132,9 @@ impl Upstreams {
         let server = *self.servers.get(index).ok_or("no such server")?;
         let work = async {
             let _socket = self.sockets.acquire().await.map_err(|e| e.to_string())?;
-            exchange(server, question).await.map_err(|e| e.to_string())
+            let response = exchange(server, Peer::Resolver, question).await;
+            let response = response.map_err(|e| e.to_string())?;
+            Ok(response.from_server(server))
         };
         let result = timeout_at(deadline, work).await;
         result.unwrap_or_else(|_| Err("timed out".to_owned()))
@@ -191,90 +184,6 @@ impl Forward for Upstreams {
             self.ask_all(question).await
         })
     }
-}
-
-/// Asks one server; once more without EDNS if it does not know EDNS (RFC 6891 section 7).
-async fn exchange(server: SocketAddr, question: &Question) -> std::io::Result<Response> {
-    let response = exchange_once(server, question, true).await?;
-    if response.lacks_edns() {
-        return exchange_once(server, question, false).await;
-    }
-    Ok(response)
-}
-
-async fn exchange_once(
-    server: SocketAddr,
-    question: &Question,
-    edns: bool,
-) -> std::io::Result<Response> {
-    if let Some(response) = exchange_udp(server, question, edns).await? {
-        return Ok(response);
-    }
-    exchange_tcp(server, question, edns).await
-}
-
-/// `None` when TCP must be asked: the answer is truncated, or somebody floods us with wrong ones.
-async fn exchange_udp(
-    server: SocketAddr,
-    question: &Question,
-    edns: bool,
-) -> std::io::Result<Option<Response>> {
-    let query = response::query(rand::random(), question, edns);
-    // Connected, so that only the server's datagrams arrive and an ICMP refusal is felt at once.
-    let socket = bind_random_port(server).await?;
-    socket.connect(server).await?;
-    socket.send(&query).await?;
-    let mut buffer = vec![0; DATAGRAM_LEN];
-    for _ in 0..MAX_WRONG_DATAGRAMS {
-        let length = socket.recv(&mut buffer).await?;
-        match response::accept(&query, buffer.get(..length).unwrap_or_default(), question) {
-            Verdict::Answer(response) => return Ok(Some(response.from_server(server))),
-            Verdict::Truncated => return Ok(None),
-            Verdict::Malformed => return Err(malformed()),
-            Verdict::NotOurs => {}
-        }
-    }
-    Ok(None)
-}
-
-async fn exchange_tcp(
-    server: SocketAddr,
-    question: &Question,
-    edns: bool,
-) -> std::io::Result<Response> {
-    let query = response::query(rand::random(), question, edns);
-    let mut stream = TcpStream::connect(server).await?;
-    stream.set_nodelay(true)?;
-    let length = u16::try_from(query.len()).map_err(|_| malformed())?;
-    stream
-        .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
-        .await?;
-    let length = stream.read_u16().await?;
-    let mut message = vec![0; usize::from(length)];
-    stream.read_exact(&mut message).await?;
-    match response::accept(&query, &message, question) {
-        Verdict::Answer(response) => Ok(response.from_server(server)),
-        Verdict::Truncated | Verdict::Malformed | Verdict::NotOurs => Err(malformed()),
-    }
-}
-
-fn malformed() -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::InvalidData, "malformed answer")
-}
-
-/// A socket on a random port: the port is half of what a forger has to guess (RFC 5452 section 4.5).
-async fn bind_random_port(server: SocketAddr) -> std::io::Result<UdpSocket> {
-    let any = |port| match server {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
-    };
-    for _ in 0..PORT_TRIES {
-        let port = rand::rng().random_range(1024..=u16::MAX);
-        if let Ok(socket) = UdpSocket::bind(any(port)).await {
-            return Ok(socket);
-        }
-    }
-    UdpSocket::bind(any(0)).await
 }
 
 /// An Extended DNS Error in an upstream's answer, passed on as it came.

@@ -16,14 +16,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, SearchDomains};
 use crate::pkarr::Suffixes;
 use crate::resolve::{
-    AnswerCache, Dht, DhtSettings, Failure, Forward, HoldTimes, HostsByForwarding, Packets,
+    AnswerCache, Dht, DhtSettings, Failure, Forward, HoldTimes, HostsByForwarding, Names, Packets,
     Question, Resolver, Response, Ttls, Upstreams, system_servers,
 };
 use crate::serve::systemd::{self, Inherited};
-use crate::serve::{CurrentService, Places, Service, serve_tcp, serve_udp};
+use crate::serve::{
+    AuthenticData, CurrentService, Places, ServeSettings, Service, serve_tcp, serve_udp,
+};
 use listen::Listener;
 
 pub use listen::ListenError;
@@ -148,7 +150,10 @@ impl Server {
             dht,
             dht_stop,
             packets,
-            places: Places::new(config.listen.max_tcp_connections),
+            places: Places::new(
+                config.listen.max_tcp_connections,
+                config.listen.max_tcp_connections_per_client,
+            ),
             tasks: TaskTracker::new(),
             udp_addresses: watch::Sender::default(),
             config,
@@ -270,7 +275,10 @@ impl Server {
             self.dht_stop.cancel();
         }
         (self.dht, self.dht_stop, self.packets) = (dht, dht_stop, packets);
-        self.places.set_limit(config.listen.max_tcp_connections);
+        self.places.set_limits(
+            config.listen.max_tcp_connections,
+            config.listen.max_tcp_connections_per_client,
+        );
         if !self.inherited {
             self.listeners.retain(|running| {
                 let kept = wanted.contains(&running.configured);
@@ -389,14 +397,31 @@ fn service(
         negative: whole_seconds(cache.negative_ttl),
         failure: whole_seconds(cache.failure_ttl),
     };
+    let names = Names {
+        suffixes: Suffixes::new(&config.names.suffixes),
+        answer_search_domains: config.names.search_domains == SearchDomains::Answer,
+        synthesise_addresses: config.names.synthesise_addresses,
+        special_use: config.names.special_use,
+        follow_delegations: config.delegation.follow,
+        private_name_servers: config.delegation.allow_private,
+    };
     let resolver = Resolver::new(
-        Suffixes::new(&config.names.suffixes),
+        names,
         Arc::clone(packets),
         forward.clone(),
         ttls,
         AnswerCache::new(cache.max_bytes - cache.max_bytes / PACKETS_SHARE),
     );
-    Service::new(&config.access.allow, resolver).map_err(StartError::Access)
+    let settings = ServeSettings {
+        allow: config.access.allow.clone(),
+        authentic_data: match config.access.authentic_data {
+            crate::config::AuthenticData::Never => AuthenticData::Never,
+            crate::config::AuthenticData::Loopback => AuthenticData::Loopback,
+            crate::config::AuthenticData::Always => AuthenticData::Always,
+        },
+        nsid: config.listen.nsid.clone(),
+    };
+    Service::new(settings, resolver).map_err(StartError::Access)
 }
 
 fn whole_seconds(time: Duration) -> u32 {
