@@ -1,24 +1,30 @@
 //! Accepts or refuses what a client sent, before any of it is looked up.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use hickory_proto::op::{Edns, ResponseCode};
-use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::DNSClass;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 
+use super::access::{Access, RefusalLimit};
+use super::cookies::{Cookies, Judged};
+use super::edns::{self, MIN_PAYLOAD, QueryOpt, ReplyOpt};
 use super::reply::{self, Head};
+use super::{AuthenticData, ServeSettings};
 use crate::resolve::{Ede, Question, UDP_PAYLOAD_LEN, ede};
-use crate::wire::{self, Header, MAX_MESSAGE_LEN, flags};
+use crate::wire::{self, Header, Layout, flags};
 
-/// The least that every client can take over UDP (RFC 1035 section 2.3.4).
-const MIN_UDP_LEN: u16 = 512;
-/// The EDNS version that is spoken (RFC 6891 section 6.1.3).
-const EDNS_VERSION: u8 = 0;
+/// The opcode QUERY (RFC 1035 section 4.1.1).
+const QUERY: u16 = 0;
+/// Types that transfer zones (RFC 1995, RFC 5936).
+const IXFR: u16 = 251;
+const AXFR: u16 = 252;
 
 /// How a message came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub enum Transport {
     /// In a datagram: answers have a size limit.
     Udp,
     /// On a stream.
@@ -27,7 +33,7 @@ pub(crate) enum Transport {
 
 /// What is done with a message.
 #[derive(Debug)]
-pub(crate) enum Admission {
+pub(super) enum Admission {
     /// Silence.
     Drop,
     /// An answer without a lookup.
@@ -40,103 +46,237 @@ pub(crate) enum Admission {
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// What to look up.
-    pub(crate) question: Question,
+    pub(super) question: Question,
     /// What the reply copies from the query.
-    pub(crate) head: Head,
+    pub(super) head: Head,
 }
 
-/// Judges a message. `served` tells whether this client may ask; if not, `may_refuse` whether it is
-/// told so.
-pub(crate) fn admit(
-    message: &[u8],
-    client: SocketAddr,
-    transport: Transport,
-    served: bool,
-    may_refuse: impl FnOnce() -> bool,
-) -> Admission {
-    let Some(header) = Header::read(message) else {
-        return Admission::Drop;
-    };
-    // A response must never be answered, or two servers could be made to talk forever; and nobody
-    // can be reached at port 0.
-    if header.has(flags::QR) || client.port() == 0 {
-        return Admission::Drop;
+/// Judges messages.
+#[derive(Debug)]
+pub(super) struct Gate {
+    access: Access,
+    refusals: RefusalLimit,
+    cookies: Cookies,
+    authentic_data: AuthenticData,
+    /// `None` tells nobody.
+    nsid: Option<Arc<str>>,
+}
+
+/// What is answered without a lookup.
+struct AtOnce {
+    rcode: ResponseCode,
+    ede: Option<Ede>,
+}
+
+impl AtOnce {
+    fn plain(rcode: ResponseCode) -> Self {
+        Self { rcode, ede: None }
     }
-    let mut head = Head {
-        id: header.id,
-        flags: header.flags,
-        question: Vec::new(),
-        dnssec_ok: None,
-        limit: match transport {
-            Transport::Udp => usize::from(MIN_UDP_LEN),
-            Transport::Tcp => MAX_MESSAGE_LEN,
-        },
-    };
-    if !served && !may_refuse() {
-        return Admission::Drop;
+
+    fn because(rcode: ResponseCode, ede: u16, text: &str) -> Self {
+        let ede = Some(Ede::new(ede, text));
+        Self { rcode, ede }
     }
-    let error = |head: &Head, code: ResponseCode, ede: Option<Ede>| {
-        Admission::Reply(reply::error(head, code.into(), ede.as_ref()))
-    };
-    if header.opcode() != 0 {
-        return error(&head, ResponseCode::NotImp, None);
+}
+
+impl Gate {
+    /// # Errors
+    /// A text, if the networks cannot be used.
+    pub(super) fn new(settings: ServeSettings) -> Result<Self, String> {
+        Ok(Self {
+            access: Access::new(&settings.allow)?,
+            refusals: RefusalLimit::new(),
+            cookies: Cookies::new(),
+            authentic_data: settings.authentic_data,
+            nsid: Some(settings.nsid.into()).filter(|nsid: &Arc<str>| !nsid.is_empty()),
+        })
     }
-    // Before any parser: one that trusts the counts can be made to reserve megabytes.
-    let [questions, answers, authorities, _] = header.counts;
-    if questions != 1 || answers != 0 || authorities != 0 {
-        return error(&head, ResponseCode::FormErr, None);
-    }
-    let Some(question) = wire::plain_question(message) else {
-        return error(&head, ResponseCode::FormErr, None);
-    };
-    head.question = message.get(question).unwrap_or_default().to_vec();
-    let protocol = match transport {
-        Transport::Udp => Protocol::Udp,
-        Transport::Tcp => Protocol::Tcp,
-    };
-    let Ok(request) = Request::from_bytes(message.to_vec(), client, protocol) else {
-        return error(&head, ResponseCode::FormErr, None);
-    };
-    let Some(query) = request.queries.queries().first() else {
-        return error(&head, ResponseCode::FormErr, None);
-    };
-    if let Some(edns) = &request.edns {
-        head.dnssec_ok = Some(edns.flags().dnssec_ok);
-        if transport == Transport::Udp {
-            head.limit = usize::from(udp_limit(edns));
+
+    /// Judges a message.
+    pub(super) fn admit(
+        &self,
+        message: &[u8],
+        client: SocketAddr,
+        transport: Transport,
+    ) -> Admission {
+        let Some(header) = Header::read(message) else {
+            return Admission::Drop;
+        };
+        // A response must never be answered, or two servers could be made to talk forever; and nobody
+        // can be reached at port 0.
+        if header.has(flags::QR) || client.port() == 0 {
+            return Admission::Drop;
         }
-        if edns.version() != EDNS_VERSION {
-            return error(&head, ResponseCode::BADVERS, None);
+        let served = self.access.allows(client.ip());
+        if !served && !self.refusals.permits(client.ip()) {
+            return Admission::Drop;
+        }
+        // Its work is bounded by the message's length. A parser that trusts the counts comes after it.
+        let layout = Layout::read(message).ok();
+        let opt = layout
+            .as_ref()
+            .and_then(|layout| QueryOpt::read(message, layout, transport));
+        let cookie = opt
+            .as_ref()
+            .and_then(|opt| opt.cookie.as_ref())
+            .map(|cookie| self.cookies.judge(cookie, client.ip()));
+        let [questions, ..] = header.counts;
+        let question = wire::plain_question(message).filter(|_| questions == 1);
+        let query = Query {
+            message,
+            header,
+            question: question.and_then(|question| message.get(question)),
+            walked: layout.is_some(),
+            opt,
+            cookie,
+        };
+        let head = self.head(&query, client.ip(), transport);
+        match query.judge(served, client, transport) {
+            Ok(question) => Admission::Question(Box::new(Asked { question, head })),
+            Err(AtOnce { rcode, ede }) => {
+                Admission::Reply(reply::error(&head, rcode.into(), ede.as_ref()))
+            }
         }
     }
-    if !served {
-        let ede = Ede::new(ede::PROHIBITED, "this client's network is not served");
-        return error(&head, ResponseCode::Refused, Some(ede));
+
+    /// What any reply to a query looks like.
+    fn head(&self, query: &Query<'_>, client: IpAddr, transport: Transport) -> Head {
+        let opt = query.opt.as_ref();
+        let limit = match transport {
+            // What the client takes, and at most what is never fragmented.
+            Transport::Udp => opt.map_or(MIN_PAYLOAD, |opt| opt.payload.min(UDP_PAYLOAD_LEN)),
+            Transport::Tcp => u16::MAX,
+        };
+        Head {
+            id: query.header.id,
+            flags: query.header.flags,
+            question: query.question.unwrap_or_default().to_vec(),
+            opt: opt.map(|opt| ReplyOpt {
+                dnssec_ok: opt.dnssec_ok,
+                cookie: query.cookie.map(|cookie| cookie.reply),
+                nsid: self.nsid.clone().filter(|_| opt.nsid),
+                keepalive: opt.keepalive,
+            }),
+            may_vouch: match self.authentic_data {
+                AuthenticData::Never => false,
+                AuthenticData::Loopback => client.to_canonical().is_loopback(),
+                AuthenticData::Always => true,
+            },
+            limit: usize::from(limit),
+        }
     }
-    let rtype = query.query_type();
-    if query.query_class() != DNSClass::IN || is_transfer_or_meta(rtype) {
-        let ede = Ede::new(ede::NOT_SUPPORTED, "only ordinary types of class IN");
-        return error(&head, ResponseCode::Refused, Some(ede));
-    }
-    Admission::Question(Box::new(Asked {
-        question: Question {
-            name: query.name().into(),
-            rtype,
-            dnssec_ok: head.dnssec_ok.unwrap_or(false),
-            checking_disabled: header.has(flags::CD),
-        },
-        head,
-    }))
 }
 
-/// The size of a UDP answer: what the client takes, but at least 512 (RFC 6891 section 6.2.3), and
-/// at most what is never fragmented.
-fn udp_limit(edns: &Edns) -> u16 {
-    edns.max_payload().clamp(MIN_UDP_LEN, UDP_PAYLOAD_LEN)
+/// A message that is not a response, as far as it can be read.
+struct Query<'a> {
+    message: &'a [u8],
+    header: Header,
+    /// The question section, if it is one question and can be echoed as it is.
+    question: Option<&'a [u8]>,
+    /// All records lie within the message.
+    walked: bool,
+    opt: Option<QueryOpt<'a>>,
+    cookie: Option<Judged>,
 }
 
-/// Zone transfers and the other types that are no data (RFC 6895 section 3.1), but ANY.
-fn is_transfer_or_meta(rtype: RecordType) -> bool {
-    let number = u16::from(rtype);
-    number == 0 || rtype == RecordType::OPT || (128..255).contains(&number)
+impl Query<'_> {
+    /// The question to look up, or what is answered without.
+    fn judge(
+        &self,
+        served: bool,
+        client: SocketAddr,
+        transport: Transport,
+    ) -> Result<Question, AtOnce> {
+        // What the rest of another opcode's message means is not known.
+        if self.header.opcode() != QUERY {
+            let text = "only queries are answered";
+            return Err(AtOnce::because(
+                ResponseCode::NotImp,
+                ede::NOT_SUPPORTED,
+                text,
+            ));
+        }
+        let malformed = || AtOnce::plain(ResponseCode::FormErr);
+        if !self.walked {
+            return Err(malformed());
+        }
+        if let Some(opt) = &self.opt {
+            // RFC 6891 section 6.1.3, before the options, which another version may change.
+            if opt.version != edns::VERSION {
+                return Err(AtOnce::plain(ResponseCode::BADVERS));
+            }
+            if !opt.well_formed {
+                return Err(malformed());
+            }
+        }
+        let [questions, answers, authorities, _] = self.header.counts;
+        if [questions, answers, authorities] == [0; 3] {
+            return Err(self.without_question(served));
+        }
+        let question = self.question.ok_or_else(malformed)?;
+        let &[type_high, type_low, _, _] = question.last_chunk().ok_or_else(malformed)?;
+        let rtype = u16::from_be_bytes([type_high, type_low]);
+        // RFC 1995 section 3: an IXFR query tells the zone that the client has.
+        if answers != 0 || authorities > u16::from(rtype == IXFR) {
+            return Err(malformed());
+        }
+        let request = self.parse(client, transport).ok_or_else(malformed)?;
+        let asked = request.queries.queries().first().ok_or_else(malformed)?;
+        if !served {
+            return Err(not_served());
+        }
+        let refused = |rcode| {
+            let text = "only ordinary types of class IN";
+            AtOnce::because(rcode, ede::NOT_SUPPORTED, text)
+        };
+        if is_meta(rtype) {
+            return Err(refused(ResponseCode::FormErr));
+        }
+        if asked.query_class() != DNSClass::IN || [AXFR, IXFR].contains(&rtype) {
+            return Err(refused(ResponseCode::Refused));
+        }
+        Ok(Question {
+            name: asked.name().into(),
+            rtype: asked.query_type(),
+            dnssec_ok: self.opt.as_ref().is_some_and(|opt| opt.dnssec_ok),
+            checking_disabled: self.header.has(flags::CD),
+        })
+    }
+
+    /// What a message without any question gets: one with a cookie asks for a server cookie, or whether
+    /// its own is still valid (RFC 7873 section 5.4).
+    fn without_question(&self, served: bool) -> AtOnce {
+        match self.cookie {
+            None => AtOnce::plain(ResponseCode::FormErr),
+            Some(_) if !served => not_served(),
+            Some(cookie) if cookie.bad => AtOnce::plain(ResponseCode::BADCOOKIE),
+            Some(_) => AtOnce::plain(ResponseCode::NoError),
+        }
+    }
+
+    /// Has the whole message parsed, with options that nobody can take offence at: those that it may
+    /// have are judged already.
+    fn parse(&self, client: SocketAddr, transport: Transport) -> Option<Request> {
+        let mut message = self.message.to_vec();
+        if let Some(opt) = &self.opt {
+            opt.blank_options(&mut message);
+        }
+        let protocol = match transport {
+            Transport::Udp => Protocol::Udp,
+            Transport::Tcp => Protocol::Tcp,
+        };
+        Request::from_bytes(message, client, protocol).ok()
+    }
+}
+
+fn not_served() -> AtOnce {
+    let text = "this client's network is not served";
+    AtOnce::because(ResponseCode::Refused, ede::PROHIBITED, text)
+}
+
+/// Types that no question may have: they are no data, and mean something else in a message (RFC 6895
+/// section 3.1). ANY is none of them, and a zone transfer is a question, if one that is refused.
+fn is_meta(rtype: u16) -> bool {
+    let is_exception = [IXFR, AXFR].contains(&rtype);
+    rtype == 0 || rtype == edns::OPT || (128..255).contains(&rtype) && !is_exception
 }

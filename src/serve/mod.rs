@@ -2,20 +2,24 @@
 
 mod access;
 mod admit;
+mod cookies;
+mod edns;
 mod reply;
 mod stream;
 pub mod systemd;
 mod udp;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::resolve::Resolver;
-use access::{Access, RefusalLimit};
-use admit::{Admission, Asked, Transport, admit};
+use admit::{Admission, Asked, Gate};
+
+pub use admit::Transport;
 
 pub(crate) use stream::{Places, serve_tcp};
 pub(crate) use udp::serve_udp;
@@ -23,11 +27,35 @@ pub(crate) use udp::serve_udp;
 /// Questions from UDP clients that wait for a lookup at once. Beyond it they get SERVFAIL at once.
 const MAX_WAITING: usize = 4096;
 
-/// What answers clients. Replaced as a whole on reload.
+/// How long a TCP connection may be idle (RFC 7766 section 6.2.3). Clients that ask are told.
+const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who is served, and what clients are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeSettings {
+    /// The networks whose clients are served.
+    pub allow: Vec<IpNet>,
+    /// Who is told that an answer comes from verified packets.
+    pub authentic_data: AuthenticData,
+    /// The name server identifier (RFC 5001); empty tells none.
+    pub nsid: String,
+}
+
+/// Clients that get the AD bit on answers from verified packets, if they ask for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthenticData {
+    /// None.
+    Never,
+    /// Those on this host: nothing between them and this program can forge it.
+    Loopback,
+    /// All.
+    Always,
+}
+
+/// What answers clients: bytes in, bytes out. Replaced as a whole on reload.
 #[derive(Debug)]
-pub(crate) struct Service {
-    access: Access,
-    refusals: RefusalLimit,
+pub struct Service {
+    gate: Gate,
     resolver: Resolver,
 }
 
@@ -44,29 +72,44 @@ enum Next {
 }
 
 impl Service {
-    /// A service for clients of the networks `allow`.
+    /// A service that answers from `resolver`.
     ///
     /// # Errors
-    /// A text, if there are none.
-    pub(crate) fn new(allow: &[IpNet], resolver: Resolver) -> Result<Self, String> {
+    /// A text, if the networks cannot be used.
+    pub fn new(settings: ServeSettings, resolver: Resolver) -> Result<Self, String> {
         Ok(Self {
-            access: Access::new(allow)?,
-            refusals: RefusalLimit::new(),
+            gate: Gate::new(settings)?,
             resolver,
         })
     }
 
+    /// The reply to a message, or silence. What the sockets do, without them: for tests and fuzzing,
+    /// and for whoever has a transport of their own.
+    pub async fn respond(
+        &self,
+        message: &[u8],
+        client: SocketAddr,
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
+        match self.take(message, client, transport) {
+            Next::Nothing => None,
+            Next::Send(reply) => Some(reply),
+            Next::LookUp(asked) => Some(self.look_up(*asked).await),
+        }
+    }
+
     /// All that can be done at once.
     fn take(&self, message: &[u8], client: SocketAddr, transport: Transport) -> Next {
-        let served = self.access.allows(client.ip());
-        let may_refuse = || self.refusals.permits(client.ip());
-        match admit(message, client, transport, served, may_refuse) {
+        match self.gate.admit(message, client, transport) {
             Admission::Drop => Next::Nothing,
             Admission::Reply(reply) => Next::Send(reply),
             Admission::Question(asked) => {
                 tracing::debug!(%client, ?transport, question = ?asked.question, "asked");
                 match self.resolver.cached(&asked.question.cache_key()) {
-                    Some(answer) => Next::Send(reply::answer(&asked.head, &answer, Instant::now())),
+                    Some(answer) => {
+                        let now = Instant::now();
+                        Next::Send(reply::answer(&asked.head, &answer, true, now))
+                    }
                     None => Next::LookUp(asked),
                 }
             }
@@ -76,6 +119,6 @@ impl Service {
     /// The reply to a question that is not in the cache.
     async fn look_up(&self, asked: Asked) -> Vec<u8> {
         let answer = self.resolver.resolve(asked.question).await;
-        reply::answer(&asked.head, &answer, Instant::now())
+        reply::answer(&asked.head, &answer, false, Instant::now())
     }
 }

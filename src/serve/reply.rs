@@ -2,30 +2,38 @@
 
 use tokio::time::Instant;
 
-use crate::resolve::{Answer, Ede, UDP_PAYLOAD_LEN};
-use crate::wire::{self, HEADER_LEN, MAX_MESSAGE_LEN, OPTION_EDE, flags};
+use super::edns::{EdeRef, ReplyOpt, Without};
+use crate::resolve::{Answer, Ede};
+use crate::wire::{self, HEADER_LEN, MAX_MESSAGE_LEN, flags};
 
 /// RCODE SERVFAIL: what a client without EDNS gets for an RCODE that needs it.
 const SERVFAIL: u16 = 2;
+/// INFO-CODE "Cached Error" (RFC 8914 section 4.14).
+const CACHED_ERROR: EdeRef<'static> = (13, "");
+/// Room for an OPT with the usual options, so that most replies are allocated once.
+const OPT_ROOM: usize = 64;
 
-/// What a reply copies from its query.
+/// What a reply copies from its query, and what it owes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     /// Transaction ID.
-    pub(crate) id: u16,
+    pub(super) id: u16,
     /// The query's flag word.
-    pub(crate) flags: u16,
+    pub(super) flags: u16,
     /// The question section, in the client's own letter case; empty if it could not be read.
-    pub(crate) question: Vec<u8>,
-    /// The DO bit of the query's OPT; `None` without OPT.
-    pub(crate) dnssec_ok: Option<bool>,
+    pub(super) question: Vec<u8>,
+    /// The OPT, if the query had one.
+    pub(super) opt: Option<ReplyOpt>,
+    /// Whether this client, if it asks, may be told by AD that an answer comes from verified packets.
+    pub(super) may_vouch: bool,
     /// Largest reply in bytes.
-    pub(crate) limit: usize,
+    pub(super) limit: usize,
 }
 
-/// The reply that carries an answer.
-pub(crate) fn answer(head: &Head, answer: &Answer, now: Instant) -> Vec<u8> {
-    let mut reply = answer.wire().to_vec();
+/// The reply that carries an answer. `cached` says that it was not looked up for this query.
+pub(crate) fn answer(head: &Head, answer: &Answer, cached: bool, now: Instant) -> Vec<u8> {
+    let mut reply = Vec::with_capacity(answer.wire().len() + OPT_ROOM);
+    reply.extend_from_slice(answer.wire());
     let age = answer.age(now);
     for &offset in answer.ttl_offsets() {
         let at = usize::from(offset);
@@ -34,99 +42,114 @@ pub(crate) fn answer(head: &Head, answer: &Answer, now: Instant) -> Vec<u8> {
         }
     }
     wire::write_at(&mut reply, HEADER_LEN, &head.question);
-    let kept = wire::read_u16(&reply, 2).unwrap_or(0);
-    finish(
-        head,
-        reply,
-        answer.question_end(),
+    let mut kept = wire::read_u16(&reply, 2).unwrap_or(0) & (flags::AA | flags::AD);
+    if head.may_vouch && answer.is_verified() {
+        kept |= flags::AD;
+    }
+    let content = Content {
+        question_end: answer.question_end(),
         kept,
-        answer.rcode(),
-        answer.ede(),
-    )
+        rcode: answer.rcode(),
+        edes: answer.edes(),
+        cached_error: (cached && answer.is_failure()).then_some(CACHED_ERROR),
+    };
+    finish(head, reply, &content)
 }
 
 /// A reply without records.
 pub(crate) fn error(head: &Head, rcode: u16, ede: Option<&Ede>) -> Vec<u8> {
-    let mut reply = vec![0; HEADER_LEN];
+    let question_end = HEADER_LEN + head.question.len();
+    let mut reply = Vec::with_capacity(question_end + OPT_ROOM);
+    reply.extend([0; HEADER_LEN]);
     let questions = u16::from(!head.question.is_empty());
     wire::write_at(&mut reply, 4, &questions.to_be_bytes());
     reply.extend_from_slice(&head.question);
-    let end = reply.len();
-    finish(head, reply, end, 0, rcode, ede)
+    let content = Content {
+        question_end,
+        kept: 0,
+        rcode,
+        edes: ede.map_or(&[], std::slice::from_ref),
+        cached_error: None,
+    };
+    finish(head, reply, &content)
+}
+
+fn pair(ede: &Ede) -> EdeRef<'_> {
+    (ede.code, &ede.text)
+}
+
+/// What a reply says beside its records.
+struct Content<'a> {
+    /// Where the question ends.
+    question_end: usize,
+    /// AA and AD, as far as they hold.
+    kept: u16,
+    /// All 12 bits of the RCODE.
+    rcode: u16,
+    /// Why the answer is not plain (RFC 8914 section 2: there may be several).
+    edes: &'a [Ede],
+    /// One more, for a failure from the cache.
+    cached_error: Option<EdeRef<'a>>,
 }
 
 /// Writes ID and flags, appends the OPT, and cuts down what is over the limit.
-fn finish(
-    head: &Head,
-    mut reply: Vec<u8>,
-    question_end: usize,
-    kept: u16,
-    rcode: u16,
-    ede: Option<&Ede>,
-) -> Vec<u8> {
-    let rcode = if rcode > flags::RCODE && head.dnssec_ok.is_none() {
+fn finish(head: &Head, mut reply: Vec<u8>, content: &Content<'_>) -> Vec<u8> {
+    let rcode = if content.rcode > flags::RCODE && head.opt.is_none() {
         SERVFAIL
     } else {
-        rcode
+        content.rcode
     };
-    let wants_ad = head.dnssec_ok == Some(true) || head.flags & flags::AD != 0;
+    let dnssec_ok = head.opt.as_ref().is_some_and(|opt| opt.dnssec_ok);
+    let wants_ad = dnssec_ok || head.flags & flags::AD != 0;
     let mut word = flags::QR | flags::RA;
     // The opcode is copied, too (RFC 1035 section 4.1.1); Z stays zero.
     word |= head.flags & (flags::OPCODE | flags::RD | flags::CD);
-    word |= kept & flags::AA;
+    word |= content.kept & flags::AA;
     if wants_ad {
         // RFC 6840 section 5.8: only for those who asked.
-        word |= kept & flags::AD;
+        word |= content.kept & flags::AD;
     }
     word |= rcode & flags::RCODE;
-
-    let mut opt = opt(head, rcode, ede);
-    if reply.len() + opt.len() > head.limit {
-        // The text is the first thing that can be spared.
-        opt = self::opt(head, rcode, None);
-    }
-    if reply.len() + opt.len() > head.limit.min(MAX_MESSAGE_LEN) {
+    if !fit_opt(head, &mut reply, rcode, content) {
         // RFC 6891 section 7: the OPT stays in a truncated reply. RFC 2181 section 9: the client
         // ignores what is left of the records, so none are.
         word |= flags::TC;
-        reply.truncate(question_end);
+        reply.truncate(content.question_end);
         wire::write_at(&mut reply, 6, &[0; 6]);
+        fit_opt(head, &mut reply, rcode, content);
     }
     wire::write_at(&mut reply, 0, &head.id.to_be_bytes());
     wire::write_at(&mut reply, 2, &word.to_be_bytes());
-    if !opt.is_empty() {
+    if head.opt.is_some() {
         let additionals = wire::read_u16(&reply, 10).unwrap_or(0).saturating_add(1);
         wire::write_at(&mut reply, 10, &additionals.to_be_bytes());
-        reply.extend(opt);
     }
     reply
 }
 
-/// The OPT of a reply, if the query had one (RFC 6891 section 6.1.1).
-fn opt(head: &Head, rcode: u16, ede: Option<&Ede>) -> Vec<u8> {
-    let Some(dnssec_ok) = head.dnssec_ok else {
-        return Vec::new();
+/// Appends the OPT that the query calls for (RFC 6891 section 6.1.1), with as much in it as fits;
+/// `false` if the reply is too large all the same.
+fn fit_opt(head: &Head, reply: &mut Vec<u8>, rcode: u16, content: &Content<'_>) -> bool {
+    let limit = head.limit.min(MAX_MESSAGE_LEN);
+    let Some(opt) = &head.opt else {
+        return reply.len() <= limit;
     };
-    let [_, rcode_high] = (rcode >> 4).to_be_bytes();
-    let mut options = Vec::new();
-    if let Some(ede) = ede {
-        let length = u16::try_from(2 + ede.text.len()).unwrap_or(2);
-        let text = ede.text.as_bytes().get(..usize::from(length) - 2);
-        options.extend(OPTION_EDE.to_be_bytes());
-        options.extend(length.to_be_bytes());
-        options.extend(ede.code.to_be_bytes());
-        options.extend(text.unwrap_or_default());
-    }
-    let mut opt = vec![0, 0, 41];
-    opt.extend(UDP_PAYLOAD_LEN.to_be_bytes());
-    opt.extend([rcode_high, 0, if dnssec_ok { 0x80 } else { 0 }, 0]);
-    opt.extend(u16::try_from(options.len()).unwrap_or(0).to_be_bytes());
-    opt.extend(options);
-    opt
+    let end = reply.len();
+    Without::ALL.into_iter().any(|without| {
+        reply.truncate(end);
+        opt.append_to(
+            reply,
+            rcode,
+            content.edes.iter().map(pair).chain(content.cached_error),
+            without,
+        );
+        reply.len() <= limit
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use hickory_proto::op::Message;
@@ -146,12 +169,22 @@ mod tests {
         }
     }
 
+    fn opt(dnssec_ok: bool) -> ReplyOpt {
+        ReplyOpt {
+            dnssec_ok,
+            cookie: None,
+            nsid: None,
+            keepalive: false,
+        }
+    }
+
     fn head(dnssec_ok: Option<bool>) -> Head {
         Head {
             id: 0x1234,
             flags: flags::RD | flags::CD,
             question: b"\x07eXample\x03CoM\x00\x00\x01\x00\x01".to_vec(),
-            dnssec_ok,
+            opt: dnssec_ok.map(opt),
+            may_vouch: false,
             limit: 512,
         }
     }
@@ -169,16 +202,40 @@ mod tests {
         Answer::new(wire, 0, Instant::now(), Duration::from_secs(300)).unwrap()
     }
 
+    /// The reply now, to a question that was looked up for it.
+    fn reply(head: &Head, stored: &Answer) -> Vec<u8> {
+        answer(head, stored, false, Instant::now())
+    }
+
+    /// The codes of the options in the OPT of a reply, in their order, and all their bytes.
+    fn options(reply: &[u8]) -> (Vec<u16>, Vec<u8>) {
+        let layout = wire::Layout::read(reply).unwrap();
+        let record = layout.records.iter().find(|record| record.rtype == 41);
+        let bytes = reply[record.unwrap().rdata.clone()].to_vec();
+        let (mut codes, mut at) = (Vec::new(), 0);
+        while at < bytes.len() {
+            codes.push(wire::read_u16(&bytes, at).unwrap());
+            at += 4 + usize::from(wire::read_u16(&bytes, at + 2).unwrap());
+        }
+        assert_eq!(at, bytes.len());
+        (codes, bytes)
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn the_clients_id_spelling_and_bits_and_ttls_counted_down() {
+    async fn a_reply_has_the_clients_id_spelling_and_flags_and_aged_ttls() {
         let stored = stored(2);
         tokio::time::advance(Duration::from_secs(100)).await;
-        let reply = answer(&head(None), &stored, Instant::now());
-        assert_eq!(reply[..2], [0x12, 0x34]);
-        assert_eq!(&reply[12..29], head(None).question);
-        let message = Message::from_vec(&reply).unwrap();
-        assert!(message.metadata.authoritative && message.metadata.recursion_available);
-        assert!(message.metadata.recursion_desired && message.metadata.checking_disabled);
+        let bytes = reply(&head(None), &stored);
+        assert_eq!(
+            bytes[12..][..head(None).question.len()],
+            head(None).question
+        );
+        let message = Message::from_vec(&bytes).unwrap();
+        assert_eq!(message.metadata.id, 0x1234);
+        assert!(message.metadata.recursion_available);
+        assert!(message.metadata.recursion_desired);
+        assert!(message.metadata.checking_disabled);
+        assert!(message.metadata.authoritative, "AA is kept");
         assert!(!message.metadata.authentic_data, "nobody asked for AD");
         assert!(message.edns.is_none());
         assert!(message.answers.iter().all(|record| record.ttl == 200));
@@ -186,18 +243,49 @@ mod tests {
             flags: flags::AD,
             ..head(None)
         };
-        let message = Message::from_vec(&answer(&asked_ad, &stored, Instant::now())).unwrap();
+        let message = Message::from_vec(&reply(&asked_ad, &stored)).unwrap();
         assert!(message.metadata.authentic_data);
         tokio::time::advance(Duration::from_secs(1000)).await;
-        let message = Message::from_vec(&answer(&asked_ad, &stored, Instant::now())).unwrap();
+        let message = Message::from_vec(&reply(&asked_ad, &stored)).unwrap();
         assert!(message.answers.iter().all(|record| record.ttl == 0));
+    }
+
+    #[tokio::test]
+    async fn rfc6840_5_8_ad_of_a_verified_answer_goes_to_those_who_asked_and_may_know() {
+        for verified in [false, true] {
+            let mut wire = vec![0, 0, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            wire.extend(question().wire());
+            let stored = Answer::new(wire, 0, Instant::now(), Duration::ZERO).unwrap();
+            let stored = stored.with_verified(verified);
+            for (asked, dnssec_ok) in [
+                (0, None),
+                (0, Some(false)),
+                (flags::AD, None),
+                (0, Some(true)),
+            ] {
+                for may_vouch in [false, true] {
+                    let head = Head {
+                        flags: asked,
+                        may_vouch,
+                        ..head(dnssec_ok)
+                    };
+                    let wants = asked != 0 || dnssec_ok == Some(true);
+                    let word = wire::read_u16(&reply(&head, &stored), 2).unwrap();
+                    let told = word & flags::AD != 0;
+                    assert_eq!(
+                        told,
+                        verified && wants && may_vouch,
+                        "{asked} {dnssec_ok:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[tokio::test]
     async fn rfc6891_7_a_truncated_reply_keeps_question_and_opt() {
         let stored = stored(40);
-        let reply = answer(&head(Some(true)), &stored, Instant::now());
-        let message = Message::from_vec(&reply).unwrap();
+        let message = Message::from_vec(&reply(&head(Some(true)), &stored)).unwrap();
         assert!(message.metadata.truncation);
         assert_eq!((message.queries.len(), message.answers.len()), (1, 0));
         assert!(message.edns.unwrap().flags().dnssec_ok);
@@ -205,29 +293,70 @@ mod tests {
             limit: 1232,
             ..head(Some(false))
         };
-        let message = Message::from_vec(&answer(&roomy, &stored, Instant::now())).unwrap();
+        let message = Message::from_vec(&reply(&roomy, &stored)).unwrap();
         assert!(!message.metadata.truncation);
         assert_eq!(message.answers.len(), 40);
     }
 
     #[tokio::test]
-    async fn an_ede_that_does_not_fit_goes_before_the_records() {
+    async fn options_that_do_not_fit_go_before_the_records_and_in_order() {
+        const RECORDS: u16 = 20;
         let ede = Ede::new(3, "x".repeat(EDE_TEXT_LEN));
-        let stored = stored(20).with_ede(Some(ede));
-        let message =
-            Message::from_vec(&answer(&head(Some(false)), &stored, Instant::now())).unwrap();
-        assert_eq!(message.answers.len(), 20);
-        assert!(message.edns.unwrap().options().as_ref().is_empty());
+        let stored = stored(RECORDS).with_edes(vec![ede]);
+        let with_options = |limit| Head {
+            opt: Some(ReplyOpt {
+                cookie: Some([7; 24]),
+                nsid: Some(Arc::from("name")),
+                keepalive: true,
+                ..opt(false)
+            }),
+            limit,
+            ..head(None)
+        };
+        let bare = stored.wire().len() + 11;
+        let (cookie, ede, nsid, keepalive) = (28, 6, 8, 6);
+        for (room, expected) in [
+            (
+                cookie + ede + EDE_TEXT_LEN + nsid + keepalive,
+                &[10, 15, 3, 11][..],
+            ),
+            (cookie + ede + nsid + keepalive, &[10, 15, 3, 11]),
+            (cookie + ede + nsid + keepalive - 1, &[10, 3, 11]),
+            (cookie + nsid + keepalive, &[10, 3, 11]),
+            (cookie + nsid + keepalive - 1, &[10, 11]),
+            (cookie + keepalive, &[10, 11]),
+            (cookie + keepalive - 1, &[10]),
+            (cookie, &[10]),
+        ] {
+            let reply = reply(&with_options(bare + room), &stored);
+            assert!(reply.len() <= bare + room);
+            assert_eq!(options(&reply).0, expected, "{room}");
+            let message = Message::from_vec(&reply).unwrap();
+            assert!(!message.metadata.truncation, "{room}");
+            assert_eq!(message.answers.len(), usize::from(RECORDS));
+        }
+        // Without the records there is room again.
+        let reply = reply(&with_options(bare + cookie - 1), &stored);
+        assert!(Message::from_vec(&reply).unwrap().metadata.truncation);
+        assert_eq!(options(&reply).0, [10, 15, 3, 11]);
     }
 
     #[tokio::test]
-    async fn a_failure_says_why() {
+    async fn a_failure_says_why_and_whether_it_is_an_old_one() {
         let failure = Answer::failure(&question(), &Failure::NoUpstream, Duration::ZERO);
-        let reply = answer(&head(Some(false)), &failure, Instant::now());
-        let message = Message::from_vec(&reply).unwrap();
+        let looked_up = reply(&head(Some(false)), &failure);
+        let message = Message::from_vec(&looked_up).unwrap();
         assert_eq!(u16::from(message.metadata.response_code), SERVFAIL);
-        let text = b"\x00\x16no upstream resolver is configured";
-        assert!(reply.windows(text.len()).any(|window| window == text));
+        let own = b"\x00\x0f\x00\x24\x00\x16no upstream resolver is configured";
+        assert_eq!(options(&looked_up).1, own);
+        // RFC 8914 section 4.14, beside the reason itself (section 2).
+        let cached = answer(&head(Some(false)), &failure, true, Instant::now());
+        assert_eq!(
+            options(&cached).1,
+            [&own[..], &[0, 15, 0, 2, 0, 13]].concat()
+        );
+        let fine = answer(&head(Some(false)), &stored(1), true, Instant::now());
+        assert_eq!(options(&fine).1, b"");
     }
 
     #[test]
