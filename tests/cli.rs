@@ -591,7 +591,7 @@ fn the_configured_level_counts_unless_rust_log_is_set() {
 #[test]
 fn lines_for_the_journal_begin_with_their_priority() {
     let file = File::new(CONFIGURATION);
-    let (mut program, _) = serve(&file, &[("JOURNAL_STREAM", "8:1")]);
+    let (program, _) = serve(&file, &[("JOURNAL_STREAM", "8:1")]);
     program.signal("TERM");
     let errors = program.end().errors;
     assert!(

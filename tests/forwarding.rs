@@ -23,7 +23,7 @@ use hickory_proto::rr::{RData, RecordType};
 use pkbridge::config::Config;
 use pkbridge::pkarr::{PublicKey, Suffixes};
 use pkbridge::resolve::{
-    Answer, AnswerCache, CLIENT_PATIENCE, Failure, FetchPacket, Fetched, Forward, HoldTimes,
+    Answer, AnswerCache, CLIENT_PATIENCE, Failure, FetchPacket, Fetched, Forward, HoldTimes, Names,
     Packets, Question, Resolver, Response, Ttls, Upstreams,
 };
 use pkbridge::wire::{self, Header, Layout, flags};
@@ -1042,8 +1042,11 @@ impl Cached {
             failure: Duration::ZERO,
         };
         let packets = Packets::new(Arc::new(NoPackets), 1 << 16, times);
-        let suffixes = Suffixes::new(["pkarr"]);
-        let resolver = Resolver::new(suffixes, packets, upstream.clone(), ttls, cache.clone());
+        let names = Names {
+            suffixes: Suffixes::new(["pkarr"]),
+            ..Names::default()
+        };
+        let resolver = Resolver::new(names, packets, upstream.clone(), ttls, cache.clone());
         Self {
             resolver,
             upstream,
@@ -1194,7 +1197,7 @@ async fn failures_are_kept_for_their_time() {
     cached.assert_kept_for(kept).await;
     let answer = cached.ask().await;
     assert_eq!(answer.rcode(), 2);
-    assert_eq!(answer.ede().unwrap().code, 22);
+    assert_eq!(answer.edes()[0].code, 22);
     // What the next reload may mend is not remembered.
     let cached = Cached::start(TTLS, Err(Failure::NoUpstream));
     cached.assert_kept_for(0).await;
@@ -1275,7 +1278,7 @@ async fn a_client_waits_so_long_and_the_answer_is_there_for_the_next_one() {
     let before = tokio::time::Instant::now();
     let answer = cached.ask().await;
     assert_eq!(before.elapsed().as_secs(), CLIENT_PATIENCE.as_secs());
-    assert_eq!((answer.rcode(), answer.ede().unwrap().code), (2, 22));
+    assert_eq!((answer.rcode(), answer.edes()[0].code), (2, 22));
     gate.add_permits(1);
     let answer = cached.ask().await;
     assert_eq!((answer.rcode(), ttls_now(&answer)), (0, vec![TTL]));

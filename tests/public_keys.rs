@@ -28,8 +28,8 @@ use mainline::MutableItem;
 use pkbridge::config::Config;
 use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey, Suffixes};
 use pkbridge::resolve::{
-    Answer, AnswerCache, Failure, FetchPacket, Fetched, Forward, HoldTimes, Packets, Question,
-    Resolver, Response, Ttls,
+    Answer, AnswerCache, Failure, FetchPacket, Fetched, Forward, HoldTimes, Names, Packets,
+    Question, Resolver, Response, Ttls,
 };
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
@@ -447,8 +447,14 @@ async fn what_is_missing_is_told_with_the_synthesised_soa_of_the_zone() {
         }
         let reply = ask(server.address, &zone, RecordType::SOA).await;
         assert_data(&reply, RecordType::SOA, &[RData::SOA(expected)]);
+        // A resolver with a stub zone for the suffix would follow any other name server past the packet.
+        let server_name = if zone.ends_with(".pkarr") {
+            "pkarr"
+        } else {
+            &zone
+        };
         let reply = ask(server.address, &zone, RecordType::NS).await;
-        assert_data(&reply, RecordType::NS, &[RData::NS(NS(name(&zone)))]);
+        assert_data(&reply, RecordType::NS, &[RData::NS(NS(name(server_name)))]);
     }
 }
 
@@ -502,6 +508,15 @@ async fn a_ttl_is_the_records_own_and_2_to_the_31_and_above_is_0() {
     }
 }
 
+/// The zone that would hold a key that is not there: its SOA must not claim that the key exists.
+fn zone_without(asked: &str) -> &'static str {
+    if asked.ends_with(".pkarr") {
+        "pkarr"
+    } else {
+        "."
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_nobody_published_does_not_exist() {
     let (_, key) = new_key();
@@ -512,8 +527,7 @@ async fn a_key_that_nobody_published_does_not_exist() {
         format!("{key}.pkarr"),
     ] {
         let reply = ask(server.address, &asked, RecordType::A).await;
-        let zone = asked.trim_start_matches("www.");
-        negative_soa(&reply, ResponseCode::NXDomain, zone);
+        negative_soa(&reply, ResponseCode::NXDomain, zone_without(&asked));
         assert_flags(&reply);
         let (_, text) = ede(&reply).expect("an Extended DNS Error");
         assert!(text.contains("nobody on the DHT"), "{text}");
@@ -600,11 +614,7 @@ async fn near_misses_and_search_lists_are_nxdomain_with_the_reason_and_stay_here
             label.to_ascii_uppercase(),
         ] {
             let reply = ask(server.address, &asked, RecordType::A).await;
-            negative_soa(
-                &reply,
-                ResponseCode::NXDomain,
-                asked.trim_start_matches("www."),
-            );
+            negative_soa(&reply, ResponseCode::NXDomain, zone_without(&asked));
             assert_flags(&reply);
             let (code, text) = ede(&reply).expect("an Extended DNS Error");
             assert_eq!(code, 0, "{text}");
@@ -844,7 +854,10 @@ fn scripted(script: impl IntoIterator<Item = Fetched>) -> (Resolver, Arc<Scripte
         failure: 5,
     };
     let resolver = Resolver::new(
-        Suffixes::new(["pkarr"]),
+        Names {
+            suffixes: Suffixes::new(["pkarr"]),
+            ..Names::default()
+        },
         Packets::new(fetcher.clone(), 1 << 20, times),
         Arc::new(Nobody),
         ttls,
@@ -925,7 +938,7 @@ async fn answers_from_an_older_packet_vanish_at_once_when_a_newer_one_comes() {
     // Nothing newer to be had: the old answer, and it says so (RFC 8767).
     let stale = ask("a").await;
     assert_eq!(text_of(&stale), "old");
-    assert_eq!(stale.ede().map(|ede| ede.code), Some(3));
+    assert_eq!(stale.edes().first().map(|ede| ede.code), Some(3));
     // It is kept, so that the failed lookup is not tried for each client.
     assert_eq!(text_of(&ask("a").await), "old");
     assert_eq!(fetcher.fetches.load(Ordering::Relaxed), 2);
