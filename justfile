@@ -22,6 +22,11 @@ dig:
     cargo build --release
     .ci/dig-check target/release/pkbridge
 
+# unbound, dnsmasq, drill, glibc and musl in front of the demo (as root; packages as in .ci/run)
+clients:
+    cargo build --release
+    .ci/clients-check target/release/pkbridge
+
 # The systemd units (Debian package systemd)
 units:
     cargo build --release
@@ -31,9 +36,11 @@ units:
 bench *args:
     cargo bench {{ args }}
 
-# Fuzz a target: message, packet or name (needs `cargo install cargo-fuzz`)
-fuzz target="message" seconds="60":
-    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{ target }} -- -max_total_time={{ seconds }}
+# Fuzz a target: answer, message, packet or name (needs `cargo install cargo-fuzz`)
+fuzz target="answer" seconds="60":
+    mkdir -p fuzz/corpus/{{ target }}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{ target }} \
+        fuzz/corpus/{{ target }} fuzz/seeds/{{ target }} -- -max_total_time={{ seconds }}
 
 # Man pages, into target/man
 man:
