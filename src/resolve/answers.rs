@@ -14,8 +14,7 @@ use super::failure::{Ede, Failure};
 use crate::pkarr::Record;
 use crate::wire::{self, Layout};
 
-/// Bytes that the cache's own structures take for an entry, beside key and value. Measured with a
-/// million entries; see ARCHITECTURE.md.
+/// Bytes that the cache's own structures take for an entry, beside key and value: an estimate.
 const ENTRY_OVERHEAD: usize = 300;
 
 /// What is asked, as far as it changes the answer.

@@ -20,8 +20,7 @@ const MAX_MISSES: u64 = 16_384;
 const ABSENT_TTL: Duration = Duration::from_secs(30);
 /// How long a packet is served past its time when no newer one can be had (RFC 8767 section 5).
 const MAX_STALE: Duration = Duration::from_secs(7 * 86_400);
-/// Bytes that a held packet takes beside its DNS message. Measured with a million packets; see
-/// ARCHITECTURE.md.
+/// Bytes that a held packet takes beside its DNS message, with the cache's own structures: an estimate.
 const PACKET_OVERHEAD: usize = 600;
 
 /// What the resolver needs of whoever finds packets.
