@@ -15,7 +15,7 @@ use pkbridge::pkarr::{
     KeyError, Lookup, PacketError, PublicKey, SignedPacket, SigningKey, Suffixes, Z32_ALPHABET,
     Z32_LEN, Zone,
 };
-use pkbridge::wire::{self, CLASS_IN, Header, flags};
+use pkbridge::wire::{self, CLASS_IN, Header, Layout, flags};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -406,6 +406,52 @@ proptest! {
         switches in any::<u8>(),
     ) {
         checked(switches, &query, &packet, &upstream);
+    }
+}
+
+/// A TXT RRset of the first of [`SECRETS`]: texts of this length.
+fn texts(count: u8, length: u8) -> Vec<Rr> {
+    let record = |number: u8| Rr {
+        owner: vec![key_label(&SECRETS[0])],
+        rtype: TXT,
+        class: CLASS_IN,
+        ttl: 300,
+        rdata: [&[length][..], &vec![number; length.into()]].concat(),
+    };
+    (0..count).map(record).collect()
+}
+
+proptest! {
+    #![proptest_config(runs(100))]
+
+    #[test]
+    fn a_reply_fits_the_clients_limit_and_is_whole_or_truncated(
+        count in 1..16_u8,
+        length in 40..120_u8,
+        opt in proptest::option::weighted(0.8, opt()),
+        forwarded in any::<bool>(),
+        switches in any::<u8>(),
+    ) {
+        let records = texts(count, length);
+        let asked = if forwarded { b"example".to_vec() } else { key_label(&SECRETS[0]) };
+        let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(opt.is_some())];
+        query.extend(wire_name(&[asked]));
+        query.extend([0, 16, 0, 1]);
+        query.extend(opt.unwrap_or_default());
+        let mut upstream = vec![0x81, 0x80, count, 0, 0];
+        for record in &records {
+            upstream.extend([0xc0, 12, 0, 16, 0, 1, 0, 0, 1, 0, 0, length + 1]);
+            upstream.extend(&record.rdata);
+        }
+        let reply = checked(switches, &query, &message_of(&records, true), &upstream).unwrap();
+        let header = Header::read(&reply).unwrap();
+        if header.flags & flags::RCODE == 0 {
+            let answers = if header.has(flags::TC) { 0 } else { count.into() };
+            // With another EDNS version it is BADVERS, whose low bits are those of NOERROR.
+            let [_, _, _, additionals] = header.counts;
+            let extended = Layout::read(&reply).unwrap().records.last().map_or(0, |last| last.ttl >> 24);
+            prop_assert!(header.counts[1] == answers || (additionals == 1 && extended == 1));
+        }
     }
 }
 
