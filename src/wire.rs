@@ -345,8 +345,10 @@ fn shape(rtype: RecordType) -> &'static [Field] {
         14 | 17 => &[Name, Name],                  // MINFO RP
         15 | 18 | 21 | 36 => &[Bytes(2), Name],    // MX AFSDB RT KX
         16 | 99 => &[CharacterStrings],            // TXT SPF
+        24 => &[Bytes(18), Name, Rest],            // SIG
         26 => &[Bytes(2), Name, Name],             // PX
         28 => &[Bytes(16)],                        // AAAA
+        30 => &[Name, Rest],                       // NXT
         33 => &[Bytes(6), Name],                   // SRV
         35 => &[
             Bytes(4),
