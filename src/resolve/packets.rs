@@ -165,6 +165,7 @@ impl Packets {
             Fetched::Invalid { seq, reason } => match held {
                 Some(held) if held.packet.seq() >= seq => self.hold_again(&held, now),
                 held => {
+                    let reason = format!("seq {seq}: {reason}");
                     let miss = Miss::Failed(Failure::InvalidPacket(reason));
                     self.remember(key, held, miss, self.times.failure, now)
                 }

@@ -125,7 +125,11 @@ impl Lookup {
                 | pkarr::Lookup::Delegation { .. }
                 | pkarr::Lookup::NoData => ede::STALE_ANSWER,
             };
-            chain.say(Ede::new(code, reason));
+            let (key, seq) = (of_key.key, held.packet.seq());
+            chain.say(Ede::new(
+                code,
+                format!("{reason}; packet of {key}, seq {seq}"),
+            ));
         }
         let mut alias = |owner: Name, ttl: u32, target: &Name| {
             let rdata = wire::name_bytes(target);
@@ -192,7 +196,7 @@ impl Lookup {
     fn answer_absent(&self, of_key: &PublicKeyName, chain: &mut Chain) -> Step {
         chain.holds_for(ABSENT_TTL);
         chain.verified = false;
-        let reason = "nobody on the DHT has a packet of this key";
+        let reason = format!("nobody on the DHT has a packet of this key: {}", of_key.key);
         chain.say(Ede::new(ede::OTHER, reason));
         let zone = self.zone_without(&of_key.apex());
         let soa = pkarr::soa_record(&zone, 1, ABSENT_TTL);
