@@ -44,10 +44,7 @@ impl Suffixes {
             suffixes
                 .into_iter()
                 .filter_map(|text| Name::from_ascii(text).ok())
-                .map(|mut name| {
-                    name.set_fqdn(true);
-                    name.to_lowercase()
-                })
+                .map(|name| fqdn(name).to_lowercase())
                 .filter(|name| !name.is_root())
                 .collect(),
         )

@@ -7,7 +7,6 @@ use hickory_proto::rr::RecordType;
 
 use super::answers::Question;
 use super::failure::Ede;
-use super::upstream::forwarded_ede;
 use crate::pkarr::Record;
 use crate::wire::{self, HEADER_LEN, Header, Layout, OPTION_EDE, RecordAt, Section, flags};
 
@@ -226,7 +225,10 @@ fn find_ede(mut options: &[u8]) -> Option<Ede> {
         let data = rest.get(..length)?;
         if code == OPTION_EDE {
             let (info_code, text) = data.split_first_chunk::<2>()?;
-            return Some(forwarded_ede(u16::from_be_bytes(*info_code), text));
+            // RFC 8914 section 2: the text is UTF-8 and may end in a zero byte.
+            let text = String::from_utf8_lossy(text);
+            let text = text.trim_end_matches('\0');
+            return Some(Ede::new(u16::from_be_bytes(*info_code), text));
         }
         options = rest.get(length..)?;
     }

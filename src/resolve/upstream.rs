@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::answers::Question;
 use super::exchange::exchange;
-use super::failure::{Ede, Failure};
+use super::failure::Failure;
 use super::response::{Peer, Response};
 
 /// How long a server may be silent before the next one is asked as well. A client's own first
@@ -184,11 +184,4 @@ impl Forward for Upstreams {
             self.ask_all(question).await
         })
     }
-}
-
-/// An Extended DNS Error in an upstream's answer, passed on as it came.
-pub(super) fn forwarded_ede(code: u16, text: &[u8]) -> Ede {
-    // RFC 8914 section 2: the text is UTF-8 and may end in a zero byte.
-    let text = String::from_utf8_lossy(text);
-    Ede::new(code, text.trim_end_matches('\0'))
 }
