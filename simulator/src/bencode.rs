@@ -1,6 +1,6 @@
 //! Bencode (BEP 3), as much of it as requests and replies need.
 
-use std::fmt::Write;
+use std::io::Write;
 
 /// How deep dictionaries and lists may nest: a request needs two levels, its `v` may need a few more.
 /// The reader recurses, so without a limit a datagram could exhaust the stack.
@@ -116,8 +116,17 @@ fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
 }
 
 /// Writes a message from its parts; the caller keeps the keys of a dictionary in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Writer(Vec<u8>);
+
+/// What most replies fit into: eight nodes and no value.
+const USUAL_REPLY: usize = 512;
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self(Vec::with_capacity(USUAL_REPLY))
+    }
+}
 
 impl Writer {
     pub(crate) fn raw(&mut self, text: &str) -> &mut Self {
@@ -126,16 +135,15 @@ impl Writer {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        let mut length = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(length, "{}:", bytes.len());
-        self.raw(&length);
+        // Writing to a vector cannot fail.
+        let _ = write!(self.0, "{}:", bytes.len());
         self.0.extend_from_slice(bytes);
         self
     }
 
     pub(crate) fn integer(&mut self, number: i64) -> &mut Self {
-        self.raw(&format!("i{number}e"))
+        let _ = write!(self.0, "i{number}e");
+        self
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::protocol::{self, Item, Put, Query, Refusal, Reply, Request, Shown};
+use crate::sockets;
 use crate::table::{self, Id};
 use crate::trace::{Answer, ExchangeKey, Trace, Tracer};
 use crate::traffic::{Kind, Peaks, Traffic};
@@ -32,12 +33,6 @@ const MAX_UNDER_WAY: usize = 65_536;
 
 /// Keys whose items are kept, by wire or directly; an item takes about 2 KB with its holders.
 const MAX_KEYS: usize = 262_144;
-
-/// How often a free port is looked for that is free on the addresses of all nodes.
-const PORT_TRIES: usize = 16;
-
-/// Files that the process needs besides the nodes' sockets.
-const SPARE_FILES: u64 = 256;
 
 /// A network of nodes that answer on loopback addresses of their own, until it is dropped.
 ///
@@ -200,8 +195,7 @@ fn drive(
 /// Makes the nodes, and a task for each that answers its requests.
 fn open(settings: Settings) -> io::Result<Arc<Shared>> {
     let world = World::new(&settings)?;
-    allow_files(settings.nodes)?;
-    let (port, sockets) = bind(settings.nodes, settings.port)?;
+    let (port, sockets) = sockets::bind(settings.nodes, settings.port)?;
     let state = State {
         items: HashMap::new(),
         silent: false,
@@ -221,45 +215,6 @@ fn open(settings: Settings) -> io::Result<Arc<Shared>> {
         tokio::spawn(serve(Arc::clone(&shared), place, socket));
     }
     Ok(shared)
-}
-
-/// Raises the soft limit of open files, if the nodes need that and the hard limit allows it. If not,
-/// binding will say so.
-fn allow_files(nodes: usize) -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let needed = u64::try_from(nodes).unwrap_or(u64::MAX);
-    let needed = needed.saturating_add(SPARE_FILES);
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < needed) {
-        let current = limit.maximum;
-        setrlimit(Resource::Nofile, Rlimit { current, ..limit })?;
-    }
-    Ok(())
-}
-
-/// Binds a socket for each node, all on the same port; 0 for any.
-fn bind(nodes: usize, port: u16) -> io::Result<(u16, Vec<std::net::UdpSocket>)> {
-    let mut tries = 0..PORT_TRIES;
-    loop {
-        tries.next();
-        let bound = bind_all(nodes, port);
-        let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
-        // A port that is free on one address may be taken on another, by another network's client.
-        if port != 0 || tries.is_empty() || !bound.as_ref().is_err_and(in_use) {
-            return bound;
-        }
-    }
-}
-
-fn bind_all(nodes: usize, mut port: u16) -> io::Result<(u16, Vec<std::net::UdpSocket>)> {
-    let mut sockets = Vec::with_capacity(nodes);
-    for place in 0..nodes {
-        let socket = std::net::UdpSocket::bind(world::address(place, port))?;
-        socket.set_nonblocking(true)?;
-        port = socket.local_addr()?.port();
-        sockets.push(socket);
-    }
-    Ok((port, sockets))
 }
 
 /// Answers the requests to one node.
@@ -345,7 +300,7 @@ impl Shared {
             Ok(datagram) => datagram.write(id, transaction, from),
             Err(refusal) => refusal.write(transaction, from),
         };
-        if lost || !self.state().has_way() {
+        if lost || !self.state().reserve() {
             return None;
         }
         Some(Delivery {
@@ -476,7 +431,7 @@ impl State {
     }
 
     /// Whether one more reply may be under way; if so, it is.
-    fn has_way(&mut self) -> bool {
+    fn reserve(&mut self) -> bool {
         let free = self.under_way < MAX_UNDER_WAY;
         if free {
             self.under_way += 1;

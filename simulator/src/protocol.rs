@@ -15,6 +15,9 @@ pub const MAX_VALUE: usize = 1000;
 /// The largest salt (BEP 44); salts up to it are refused too, but with another error.
 const MAX_SALT: usize = 64;
 
+/// What a reply has of a node that it names: id, address and port (BEP 5).
+const NODE_INFO: usize = 26;
+
 /// A mutable item without a salt (BEP 44), whose value is a byte string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
@@ -210,10 +213,12 @@ impl Reply {
             writer.bytes(b"k").bytes(&item.key);
         }
         if let Some(nodes) = &self.nodes {
-            let near = nodes.iter();
-            let infos =
-                near.flat_map(|(id, address)| id.bytes().into_iter().chain(compact(*address)));
-            writer.bytes(b"nodes").bytes(&infos.collect::<Vec<u8>>());
+            let mut infos = Vec::with_capacity(nodes.len() * NODE_INFO);
+            for (id, address) in nodes {
+                infos.extend_from_slice(&id.bytes());
+                infos.extend_from_slice(&compact(*address));
+            }
+            writer.bytes(b"nodes").bytes(&infos);
         }
         if let Some(seq) = seq {
             writer.bytes(b"seq").integer(seq);
