@@ -27,6 +27,11 @@ clients:
     cargo build --release
     .ci/clients-check target/release/pkbridge
 
+# Names published on a loopback DHT of libtorrent nodes (packages as in .ci/run)
+libtorrent *checks:
+    cargo build --release
+    .ci/libtorrent-check target/release/pkbridge {{ checks }}
+
 # The systemd units (Debian package systemd)
 units:
     cargo build --release
