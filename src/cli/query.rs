@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::ask::{AskError, Reply, Transport, ask};
+use crate::pkarr::parse_name;
 
 /// Arguments of `pkbridge query`.
 #[derive(Debug, clap::Args)]
@@ -119,24 +120,6 @@ impl Status {
             Self::Failure => "failure",
         }
     }
-}
-
-fn parse_name(text: &str) -> Result<Name, String> {
-    let text = text.strip_prefix("pk:").unwrap_or(text);
-    if text == "." {
-        return Ok(Name::root());
-    }
-    if !text.is_ascii() {
-        return Err("write an internationalised name in its ASCII form (xn--...)".to_owned());
-    }
-    if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || *c == '\\') {
-        return Err(format!("a domain name cannot contain {bad:?} here"));
-    }
-    let labels = text.strip_suffix('.').unwrap_or(text).split('.');
-    Name::from_labels(labels.map(str::as_bytes)).map_err(|_| {
-        "a domain name has labels of 1 to 63 characters, and at most 253 characters in all"
-            .to_owned()
-    })
 }
 
 fn parse_type(text: &str) -> Result<RecordType, String> {

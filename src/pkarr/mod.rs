@@ -7,7 +7,7 @@ mod signed_packet;
 mod zone;
 
 pub use key::{KeyError, PublicKey, Z32_ALPHABET, Z32_LEN};
-pub use name::{NameKind, PublicKeyName, Suffixes};
+pub use name::{NameError, NameKind, PublicKeyName, Suffixes, parse_name};
 pub use signed_packet::{MAX_DNS_LEN, PacketError, SignedPacket};
 pub(crate) use zone::soa_record;
 pub use zone::{Lookup, Record, Zone};

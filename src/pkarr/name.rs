@@ -36,6 +36,43 @@ pub enum NameKind {
     Ordinary,
 }
 
+/// Why text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not ASCII.
+    #[error("write an internationalised name in its ASCII form (xn--...)")]
+    NotAscii,
+    /// A space, a control character or a backslash: nothing is escaped.
+    #[error("a domain name cannot contain {0:?} here")]
+    Character(char),
+    /// An empty or too long label, or too many of them (RFC 1035 section 2.3.4).
+    #[error("a domain name has labels of 1 to 63 characters, and at most 253 characters in all")]
+    Labels,
+}
+
+/// Reads a name as people write it: with or without a final dot, and each character stands for
+/// itself. A leading `pk:` is taken off, and of a URL its host is taken.
+///
+/// # Errors
+/// If it is no name.
+pub fn parse_name(text: &str) -> Result<Name, NameError> {
+    let text = match text.split_once("://") {
+        Some((_, rest)) => rest.split(['/', ':', '?', '#']).next().unwrap_or_default(),
+        None => text.strip_prefix("pk:").unwrap_or(text),
+    };
+    if text == "." {
+        return Ok(Name::root());
+    }
+    if !text.is_ascii() {
+        return Err(NameError::NotAscii);
+    }
+    if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || *c == '\\') {
+        return Err(NameError::Character(bad));
+    }
+    let labels = text.strip_suffix('.').unwrap_or(text).split('.');
+    Name::from_labels(labels.map(str::as_bytes)).map_err(|_| NameError::Labels)
+}
+
 impl Suffixes {
     /// Takes suffixes in the form of the configuration, such as `pkarr`; those that are no names are
     /// left out (the configuration has refused them).
@@ -187,6 +224,38 @@ mod tests {
                 assert_eq!(classify(&text), NameKind::NotAKey(error), "{text}");
             }
             assert_eq!(classify(&format!("{label}.lan.")), NameKind::SearchList);
+        }
+    }
+
+    #[test]
+    fn names_as_people_write_them() {
+        for (text, name) in [
+            (format!("pk:{KEY}"), format!("{KEY}.")),
+            (format!("{KEY}."), format!("{KEY}.")),
+            (format!("https://{KEY}/"), format!("{KEY}.")),
+            (
+                format!("http://www.{KEY}.pkarr:8080/x?y#z"),
+                format!("www.{KEY}.pkarr."),
+            ),
+            ("Example.COM".to_owned(), "Example.COM.".to_owned()),
+            (".".to_owned(), ".".to_owned()),
+        ] {
+            let parsed = parse_name(&text).unwrap();
+            assert!(parsed.is_fqdn(), "{text}");
+            assert_eq!(parsed.to_ascii(), name, "{text}");
+        }
+        let long = "a".repeat(64);
+        for (text, error) in [
+            ("", NameError::Labels),
+            ("pk:", NameError::Labels),
+            ("https://", NameError::Labels),
+            ("a..b", NameError::Labels),
+            (&long, NameError::Labels),
+            ("a b", NameError::Character(' ')),
+            ("a\\032b", NameError::Character('\\')),
+            ("b\u{fc}cher.example", NameError::NotAscii),
+        ] {
+            assert_eq!(parse_name(text), Err(error), "{text:?}");
         }
     }
 
