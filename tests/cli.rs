@@ -38,6 +38,8 @@ bind-address = "127.0.0.1"
 lookup-timeout = "300ms"
 [state]
 directory = ""
+[control]
+socket = ""
 "#;
 
 /// A running program with the lines that it writes. It is ended with the test, also by a panic.

@@ -34,6 +34,8 @@ bootstrap = ["127.0.0.1:9"]
 bind-address = "127.0.0.1"
 [state]
 directory = ""
+[control]
+socket = ""
 "#;
 
 #[test]

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::ask::{Reply, Transport, ask};
 use super::query;
 use super::{fail, log};
-use crate::config::{Config, State};
+use crate::config::{Config, Control, State};
 use crate::pkarr::{PublicKey, SignedPacket, SigningKey};
 use crate::resolve::Node;
 use crate::server::{Options, Server, StartError};
@@ -139,6 +139,7 @@ async fn publish(bootstrap: &[String], secret: &SigningKey, key: PublicKey) -> R
 fn config(args: &DemoArgs, bootstrap: &[String]) -> Config {
     let mut config = Config {
         state: State { directory: None },
+        control: Control { socket: None },
         ..Config::default()
     };
     config.listen.addresses = vec![(Ipv4Addr::LOCALHOST, args.port).into()];

@@ -154,6 +154,11 @@ pub(super) const FAILURE_TTL: DurationLimit = DurationLimit {
 /// `state.directory`: `/var/lib/pkbridge` by default (FHS 3.0 section 5.8).
 pub(super) const STATE_DIRECTORY_DEFAULT: &str = "/var/lib/pkbridge";
 
+/// `control.socket`: in the directory that systemd makes for the service (FHS 3.0 section 3.15).
+pub(super) const CONTROL_SOCKET_DEFAULT: &str = "/run/pkbridge/control.sock";
+/// `control.socket`: at most 107 bytes, which with a NUL fill the address of a Unix socket (unix(7)).
+pub(super) const SOCKET_PATH_MAX: usize = 107;
+
 /// `log.level`: `info` by default.
 pub(super) const LOG_LEVEL_DEFAULT: &str = "info";
 /// `log.level`: the levels, from the fewest messages to the most.

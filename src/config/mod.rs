@@ -40,6 +40,8 @@ pub struct Config {
     pub cache: Cache,
     /// What is kept between runs.
     pub state: State,
+    /// How the running service is asked about itself.
+    pub control: Control,
     /// What is logged.
     pub log: Log,
 }
@@ -157,6 +159,13 @@ pub struct State {
     pub directory: Option<PathBuf>,
 }
 
+/// The table `[control]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// Absolute path of the control socket; `None` is none.
+    pub socket: Option<PathBuf>,
+}
+
 /// The table `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
@@ -209,6 +218,9 @@ impl Default for Config {
             },
             state: State {
                 directory: Some(PathBuf::from(limits::STATE_DIRECTORY_DEFAULT)),
+            },
+            control: Control {
+                socket: Some(PathBuf::from(limits::CONTROL_SOCKET_DEFAULT)),
             },
             log: Log {
                 level: limits::LOG_LEVEL_DEFAULT.to_owned(),

@@ -213,6 +213,13 @@ pub(super) const TABLES: &[Table] = &[
         })],
     },
     Table {
+        name: "control",
+        keys: &[key("socket", |value, config| {
+            let socket = string(value, limits::CONTROL_SOCKET_DEFAULT, values::socket_path);
+            assign(&mut config.control.socket, socket)
+        })],
+    },
+    Table {
         name: "log",
         keys: &[key("level", |value, config| {
             let level = string(value, limits::LOG_LEVEL_DEFAULT, values::log_level);

@@ -60,7 +60,7 @@ fn the_shipped_file_has_every_key_below_a_comment() {
         }
     }
     assert_eq!(found, keys().collect::<Vec<_>>());
-    assert_eq!(found.len(), 25);
+    assert_eq!(found.len(), 26);
 }
 
 #[test]
@@ -110,6 +110,8 @@ fn every_key_has_an_effect() {
         failure-ttl = "300s"
         [state]
         directory = ""
+        [control]
+        socket = ""
         [log]
         level = "warn,pkbridge::resolve=DEBUG,hyper=off"
     "#;
@@ -174,6 +176,7 @@ fn every_key_has_an_effect() {
             failure_ttl: second(300),
         },
         state: State { directory: None },
+        control: Control { socket: None },
         log: Log {
             level: "warn,pkbridge::resolve=DEBUG,hyper=off".to_owned(),
         },
@@ -232,7 +235,7 @@ fn unknown_names_are_refused_with_the_nearest() {
             "[metrics]",
             &[
                 "f:1:2: [metrics]: unknown table \"metrics\"; the tables are listen, access, names, \
-               delegation, upstream, dht, cache, state, log",
+               delegation, upstream, dht, cache, state, control, log",
             ],
         ),
         (
@@ -668,7 +671,7 @@ fn the_cache_is_checked() {
 }
 
 #[test]
-fn the_directory_and_the_level_are_checked() {
+fn the_paths_and_the_level_are_checked() {
     let not_level = "is not a level; write error, warn, info, debug or trace, or a filter such as \
                      \"info,pkbridge::resolve=debug\"";
     for (text, level) in [
@@ -698,7 +701,19 @@ fn the_directory_and_the_level_are_checked() {
                \"/var/lib/pkbridge\", or \"\" to save nothing",
             ],
         ),
+        (
+            "control.socket = \"run/x.sock\"",
+            &[
+                "f:1:18: [control].socket: \"run/x.sock\" is not an absolute path of at most 107 \
+               bytes; write one such as \"/run/pkbridge/control.sock\", or \"\" for no control \
+               socket",
+            ],
+        ),
     ]);
+    let socket = |length: usize| format!("control.socket = \"/{}\"", "s".repeat(length - 1));
+    let path = format!("/{}", "s".repeat(106));
+    assert_eq!(parse(&socket(107)).control.socket, Some(path.into()));
+    assert!(refusal(&socket(108)).contains("at most 107 bytes"));
 }
 
 #[test]

@@ -260,7 +260,7 @@ pub(super) fn bootstrap_node(text: &str) -> Result<String, String> {
 pub(super) fn directory(text: &str) -> Result<Option<PathBuf>, String> {
     if text.is_empty() {
         Ok(None)
-    } else if Path::new(text).is_absolute() && !text.contains(char::is_control) {
+    } else if is_absolute(text) {
         Ok(Some(PathBuf::from(text)))
     } else {
         Err(format!(
@@ -269,6 +269,27 @@ pub(super) fn directory(text: &str) -> Result<Option<PathBuf>, String> {
             quoted(text)
         ))
     }
+}
+
+/// The path of the control socket, or nothing.
+pub(super) fn socket_path(text: &str) -> Result<Option<PathBuf>, String> {
+    let max = limits::SOCKET_PATH_MAX;
+    if text.is_empty() {
+        Ok(None)
+    } else if is_absolute(text) && text.len() <= max {
+        Ok(Some(PathBuf::from(text)))
+    } else {
+        Err(format!(
+            "{} is not an absolute path of at most {max} bytes; write one such as {:?}, or \"\" for \
+             no control socket",
+            quoted(text),
+            limits::CONTROL_SOCKET_DEFAULT
+        ))
+    }
+}
+
+fn is_absolute(text: &str) -> bool {
+    Path::new(text).is_absolute() && !text.contains(char::is_control)
 }
 
 /// A log level, or a filter of comma-separated directives, of which only the levels are checked.

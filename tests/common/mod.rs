@@ -21,7 +21,7 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use mainline::Testnet;
-use pkbridge::config::{Config, State};
+use pkbridge::config::{Config, Control, State};
 use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey};
 use pkbridge::resolve::Node;
 use pkbridge::server::{Options, Server};
@@ -37,6 +37,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub fn config() -> Config {
     let mut config = Config {
         state: State { directory: None },
+        control: Control { socket: None },
         ..Config::default()
     };
     config.listen.addresses = vec![(Ipv4Addr::LOCALHOST, 0).into()];
