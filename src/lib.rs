@@ -8,6 +8,7 @@
 //!
 //! - [`cli`]: the command line, a file for each verb.
 //! - [`server`]: the composition root: bound sockets, and a resolver behind them.
+//! - [`control`]: the control socket, by which the command line asks the running service.
 //! - [`serve`]: how clients are served: UDP, TCP, what is admitted, how replies are written.
 //! - [`resolve`]: where answers come from: the cache, the DHT, upstreams.
 //! - [`pkarr`]: what a public-key name means: keys, signed packets, zones. No clock, no sockets.
@@ -25,6 +26,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod panics;
 pub mod pkarr;
 pub mod resolve;
