@@ -2,10 +2,14 @@
 
 mod ask;
 mod check;
+mod control;
 mod demo;
+mod explain;
+mod flush;
 mod log;
 mod query;
 mod serve;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +41,12 @@ enum Command {
     Serve(ConfigArgs),
     /// Checks the configuration and does nothing else: exit code 0, or 78 with the errors
     Check(ConfigArgs),
+    /// Shows how the running service is: what it listens on, its caches, its DHT nodes; exit code 1 if it does not run
+    Status(control::ControlArgs),
+    /// Makes the running service forget what it has cached of a name, of a key, or of all
+    Flush(flush::FlushArgs),
+    /// Shows what the running service knows of a name, and what it would do at the next question
+    Explain(explain::ExplainArgs),
     /// Asks a question and shows the answer: exit code 0 found, 1 not found, 3 failure
     Query(query::QueryArgs),
     /// Shows all of it on this machine alone: a DHT, a key, a signed packet, and the resolver
@@ -72,7 +82,12 @@ pub fn run() -> ExitCode {
     // Before there is a second thread, as it wants.
     let inherited = match &cli.command {
         Command::Serve(_) => Inherited::from_env(),
-        Command::Check(_) | Command::Query(_) | Command::Demo(_) => Ok(Inherited::default()),
+        Command::Check(_)
+        | Command::Status(_)
+        | Command::Flush(_)
+        | Command::Explain(_)
+        | Command::Query(_)
+        | Command::Demo(_) => Ok(Inherited::default()),
     };
     let inherited = match inherited {
         Ok(inherited) => inherited,
@@ -92,6 +107,9 @@ pub fn run() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve::run(args, inherited).await,
             Command::Check(args) => check::run(&args),
+            Command::Status(args) => status::run(&args).await,
+            Command::Flush(args) => flush::run(args).await,
+            Command::Explain(args) => explain::run(args).await,
             Command::Query(args) => ExitCode::from(query::run(args, &mut std::io::stdout()).await),
             Command::Demo(args) => demo::run(args).await,
         }

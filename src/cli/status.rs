@@ -1,0 +1,110 @@
+//! `pkbridge status`: how the running service is.
+
+use std::process::ExitCode;
+
+use super::control::{ControlArgs, Sheet, bytes, counted, seconds};
+use crate::control::{CacheUse, Dht, Request, Status, Store};
+
+/// Asks and shows.
+pub(super) async fn run(args: &ControlArgs) -> ExitCode {
+    args.run(&Request::Status, text).await
+}
+
+fn text(status: &Status) -> String {
+    let mut sheet = Sheet::default();
+    let uptime = seconds(status.uptime_seconds);
+    sheet.line("pkbridge", &format!("{}, up {uptime}", status.version));
+    let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
+    sheet.lines("listening", "nowhere", &listening);
+    sheet.lines("upstreams", "none", &status.upstreams);
+    sheet.line("answers", &cache(&status.answers));
+    sheet.line("packets", &cache(&status.packets));
+    sheet.lines(
+        "store",
+        "none",
+        &status.store.as_ref().map_or_else(Vec::new, store),
+    );
+    dht(&mut sheet, &status.dht);
+    sheet.into_text()
+}
+
+fn cache(cache: &CacheUse) -> String {
+    let (used, max) = (bytes(cache.bytes), bytes(cache.max_bytes));
+    format!("{}, {used} of {max}", cache.entries)
+}
+
+fn store(store: &Store) -> Vec<String> {
+    let reason = store.reason.as_ref();
+    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    let (used, max) = (bytes(store.bytes), bytes(store.max_bytes));
+    let packets = counted(store.packets, "packet", "packets");
+    let numbers = counted(
+        store.sequence_numbers,
+        "sequence number",
+        "sequence numbers",
+    );
+    let mut lines = vec![
+        format!("{}{reason}", store.state),
+        store.path.clone(),
+        format!("{packets} and {numbers}, {used} of {max}"),
+    ];
+    let rare = [
+        (store.waiting, "waiting to be written"),
+        (store.salvaged, "salvaged from a damaged file"),
+        (store.dropped, "dropped unwritten"),
+    ];
+    let rare = rare.iter().filter(|(count, _)| *count > 0);
+    lines.extend(rare.map(|(count, what)| format!("{count} {what}")));
+    lines
+}
+
+fn dht(sheet: &mut Sheet, dht: &Dht) {
+    let instances: Vec<String> = dht
+        .instances
+        .iter()
+        .map(|instance| {
+            let state = if instance.joined { "joined" } else { "joining" };
+            let nodes = counted(instance.nodes, "node", "nodes");
+            let at = if instance.address.is_empty() {
+                ""
+            } else {
+                " at "
+            };
+            format!("{state}{at}{}, {nodes}", instance.address)
+        })
+        .collect();
+    sheet.lines("DHT", "no node", &instances);
+    let lookups = &dht.lookups;
+    sheet.line(
+        "lookups",
+        &format!(
+            "{} under way, {} waiting",
+            lookups.under_way, lookups.waiting
+        ),
+    );
+    for (count, what) in [
+        (lookups.found, "found"),
+        (lookups.absent, "absent"),
+        (lookups.too_few_answers, "with too few answers"),
+        (lookups.failed, "failed"),
+        (lookups.invalid_packet, "with an invalid packet"),
+        (lookups.refused, "refused: over the budget"),
+    ] {
+        if count > 0 {
+            sheet.line("", &format!("{count} {what}"));
+        }
+    }
+    if let Some(share) = dht.answered_share {
+        sheet.line(
+            "answered by",
+            &format!("{:.0} % of the nodes asked", share * 100.0),
+        );
+    }
+    let refused = dht.refused_packets.iter();
+    let refused: Vec<String> = refused
+        .map(|(why, count)| format!("{count} {why}"))
+        .collect();
+    if !refused.is_empty() {
+        sheet.lines("bad packets", "", &refused);
+    }
+}

@@ -1,0 +1,691 @@
+//! The control socket and the verbs that use it: `status`, `flush` and `explain`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by a panic"
+)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use hickory_proto::rr::Name;
+use pkbridge::control::{
+    BindFault, CacheUse, Cached, Control, ControlListener, Dht, Explanation, Flush, Flushed,
+    Freshness, Instance, LastLookup, Lookups, Packet, Source, Status, Store, serve_control,
+};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything; only a failing test waits that long.
+const PATIENCE: Duration = Duration::from_secs(60);
+const KEY: &str = "ppsczdihmrgi8ft4xhkfcn3x8uhkdmbrfroyocrhqggcmurb4xno";
+
+/// A directory that goes with the test. Its name is short, as the path of a socket must be.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let name = format!("pkbridge-control-{:x}", rand::random::<u64>());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A service that remembers what it was asked, and gives `status` only with a permit of its gate.
+struct Fake {
+    asked: Mutex<Vec<String>>,
+    gate: Semaphore,
+    /// Questions for `status` that are at the gate or past it.
+    entered: watch::Sender<usize>,
+}
+
+impl Control for Fake {
+    fn status(&self) -> BoxFuture<'_, Status> {
+        Box::pin(async {
+            self.entered.send_modify(|entered| *entered += 1);
+            self.gate.acquire().await.unwrap().forget();
+            status()
+        })
+    }
+
+    fn flush(&self, what: Flush) -> BoxFuture<'_, Flushed> {
+        let text = match what {
+            Flush::All => "all".to_owned(),
+            Flush::Key(key) => format!("key {key}"),
+            Flush::Name(name) => format!("name {name}"),
+        };
+        self.asked.lock().unwrap().push(text);
+        let flushed = Flushed {
+            answers: 12,
+            packets: 1,
+        };
+        Box::pin(std::future::ready(flushed))
+    }
+
+    fn explain(&self, name: Name) -> BoxFuture<'_, Explanation> {
+        Box::pin(std::future::ready(explanation(name.to_string())))
+    }
+}
+
+fn status() -> Status {
+    let mib = 1 << 20;
+    Status {
+        version: "0.1.0".to_owned(),
+        uptime_seconds: 3 * 86_400 + 61,
+        listening: vec!["127.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()],
+        upstreams: vec!["192.0.2.1:53".to_owned()],
+        answers: CacheUse {
+            entries: 1234,
+            bytes: 2 * mib + mib / 2,
+            max_bytes: 48 * mib,
+        },
+        packets: CacheUse {
+            entries: 56,
+            bytes: 31_000,
+            max_bytes: 16 * mib,
+        },
+        store: Some(Store {
+            state: "read-only".to_owned(),
+            reason: Some("the disk is full".to_owned()),
+            path: "/var/lib/pkbridge/packets".to_owned(),
+            packets: 1,
+            bytes: 512,
+            max_bytes: 64 * mib,
+            sequence_numbers: 2048,
+            waiting: 3,
+            salvaged: 0,
+            dropped: 4,
+        }),
+        dht: Dht {
+            instances: vec![
+                Instance {
+                    address: "0.0.0.0:6881".to_owned(),
+                    joined: true,
+                    nodes: 134,
+                },
+                Instance {
+                    address: String::new(),
+                    joined: false,
+                    nodes: 0,
+                },
+            ],
+            lookups: Lookups {
+                found: 120,
+                too_few_answers: 2,
+                refused: 1,
+                under_way: 5,
+                ..Lookups::default()
+            },
+            answered_share: Some(0.867),
+            refused_packets: [("wrong signature".to_owned(), 7)].into(),
+        },
+    }
+}
+
+const STATUS_TEXT: &str = "\
+pkbridge     0.1.0, up 3d1m1s
+listening    127.0.0.1:53
+             [::1]:53
+upstreams    192.0.2.1:53
+answers      1234, 2.5 MiB of 48.0 MiB
+packets      56, 30.2 KiB of 16.0 MiB
+store        read-only: the disk is full
+             /var/lib/pkbridge/packets
+             1 packet and 2048 sequence numbers, 512 B of 64.0 MiB
+             3 waiting to be written
+             4 dropped unwritten
+DHT          joined at 0.0.0.0:6881, 134 nodes
+             joining, 0 nodes
+lookups      5 under way, 0 waiting
+             120 found
+             2 with too few answers
+             1 refused: over the budget
+answered by  87 % of the nodes asked
+bad packets  7 wrong signature
+";
+
+fn explanation(name: String) -> Explanation {
+    Explanation {
+        name,
+        kind: "public-key name".to_owned(),
+        key: Some(KEY.to_owned()),
+        packet: Some(Packet {
+            seq: 1_798_761_599_000_000,
+            signed_at: 1_798_761_599,
+            source: Source::Dht,
+            confirmed_seconds_ago: Some(40),
+            holders: Some(18),
+            older_holders: Some(2),
+            bytes: 412,
+            records: 3,
+            state: Freshness::Provisional,
+            fresh_left_seconds: 20,
+            last_lookup: Some(LastLookup {
+                outcome: "found".to_owned(),
+                seconds_ago: 40,
+            }),
+            next_lookup_seconds: Some(20),
+        }),
+        answers: vec![
+            Cached {
+                rtype: "A".to_owned(),
+                rcode: "NOERROR".to_owned(),
+                age_seconds: 40,
+                left_seconds: 260,
+                bytes: 128,
+                extended_errors: Vec::new(),
+            },
+            Cached {
+                rtype: "HTTPS".to_owned(),
+                rcode: "SERVFAIL".to_owned(),
+                age_seconds: 1,
+                left_seconds: 4,
+                bytes: 75,
+                extended_errors: vec!["EDE 22: no \u{1b}answer".to_owned()],
+            },
+        ],
+        next: "It is answered from the packet in memory.".to_owned(),
+    }
+}
+
+const EXPLANATION_TEXT: &str = "\
+kind         public-key name
+key          ppsczdihmrgi8ft4xhkfcn3x8uhkdmbrfroyocrhqggcmurb4xno
+packet       seq 1798761599000000, signed 2026-12-31 23:59:59 UTC
+             3 records, 412 B, from the DHT
+             provisional, for 20s: a newer one may follow
+             confirmed 40s ago, held by 18 nodes, an older one by 2
+             last lookup 40s ago: found
+             next lookup in 20s at the earliest
+answers      A      NOERROR   128 B, 40s old, 4m20s left
+             HTTPS  SERVFAIL  75 B, 1s old, 4s left
+                    EDE 22: no \\027answer
+next         It is answered from the packet in memory.
+";
+
+/// A served control socket.
+struct Running {
+    directory: Directory,
+    fake: Arc<Fake>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// With an open gate.
+    fn start() -> Self {
+        Self::with_permits(Semaphore::MAX_PERMITS)
+    }
+
+    fn with_permits(permits: usize) -> Self {
+        let directory = Directory::new();
+        let listener = ControlListener::bind(&directory.socket()).unwrap();
+        assert_eq!(listener.path(), directory.socket());
+        let fake = Arc::new(Fake {
+            asked: Mutex::default(),
+            gate: Semaphore::new(permits),
+            entered: watch::Sender::new(0),
+        });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(serve_control(listener, fake.clone(), stop.clone()));
+        Self {
+            directory,
+            fake,
+            stop,
+            task,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.socket()
+    }
+
+    /// Connects and sends.
+    async fn send(&self, bytes: &[u8]) -> UnixStream {
+        let mut stream = UnixStream::connect(self.socket()).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream
+    }
+
+    /// What comes for these bytes.
+    async fn exchange(&self, bytes: &[u8]) -> Value {
+        reply(self.send(bytes).await).await
+    }
+
+    /// Runs the program with this socket.
+    async fn program(&self, arguments: &[&str]) -> Output {
+        let socket = self.socket();
+        program(&[arguments, &["--socket", socket.to_str().unwrap()]].concat()).await
+    }
+}
+
+/// The one line that comes before the end.
+async fn reply(mut stream: UnixStream) -> Value {
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    while !text.ends_with(b"\n") {
+        let length = stream.read(&mut part).await.unwrap();
+        assert_ne!(
+            length,
+            0,
+            "closed after {:?}",
+            String::from_utf8_lossy(&text)
+        );
+        text.extend_from_slice(&part[..length]);
+    }
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// The text of an error reply.
+fn error(reply: &Value) -> &str {
+    reply["error"].as_str().unwrap_or_else(|| panic!("{reply}"))
+}
+
+async fn program(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
+    command.args(arguments).stdin(Stdio::null());
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap());
+    timeout(PATIENCE, run).await.unwrap().unwrap()
+}
+
+#[track_caller]
+fn assert_prints(output: &Output, expected: &str) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        expected,
+        "{errors}"
+    );
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+}
+
+/// It ends with `code`, nothing on standard output, and its one complaint.
+#[track_caller]
+fn complaint(output: &Output, code: i32) -> String {
+    let errors = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    assert_eq!(output.stdout, b"", "{errors}");
+    errors
+}
+
+#[tokio::test]
+async fn status_is_shown_for_people_and_as_json() {
+    let running = Running::start();
+    assert_prints(&running.program(&["status"]).await, STATUS_TEXT);
+    let output = running.program(&["status", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown, serde_json::to_value(status()).unwrap());
+}
+
+#[tokio::test]
+async fn explain_is_shown_for_people_and_as_json() {
+    let running = Running::start();
+    let uri = format!("pk:{KEY}");
+    for name in [KEY, &format!("{KEY}."), &uri, &format!("https://{KEY}/")] {
+        let expected = format!("name         {KEY}.\n{EXPLANATION_TEXT}");
+        assert_prints(&running.program(&["explain", name]).await, &expected);
+    }
+    let output = running.program(&["explain", "a/b.Example", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.is_ascii(), "nothing drives the terminal");
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        shown["answers"][1]["extended_errors"],
+        json!(["EDE 22: no \u{1b}answer"])
+    );
+    assert_eq!(shown["packet"]["source"], "DHT");
+    assert_eq!(shown["packet"]["state"], "provisional");
+}
+
+#[tokio::test]
+async fn flush_takes_all_a_key_or_a_name() {
+    let running = Running::start();
+    for (what, asked) in [
+        ("all", "all".to_owned()),
+        ("all.", "name all.".to_owned()),
+        (KEY, format!("key {KEY}")),
+        (&format!("pk:{KEY}"), format!("key {KEY}")),
+        (&format!("{KEY}."), format!("key {KEY}")),
+        (
+            &format!("www.{KEY}.pkarr"),
+            format!("name www.{KEY}.pkarr."),
+        ),
+        ("example.com", "name example.com.".to_owned()),
+    ] {
+        let output = running.program(&["flush", what]).await;
+        assert_prints(&output, "flushed 12 answers and 1 packet\n");
+        assert_eq!(running.fake.asked.lock().unwrap().split_off(0), [asked]);
+    }
+    let output = running.program(&["flush", "all", "--json"]).await;
+    assert_prints(&output, "{\"answers\":12,\"packets\":1}\n");
+}
+
+#[tokio::test]
+async fn the_socket_of_the_configuration_is_used() {
+    let running = Running::start();
+    let file = running.directory.0.join("config.toml");
+    let config = file.to_str().unwrap();
+    let write = |text: String| std::fs::write(&file, text).unwrap();
+
+    write(format!("control.socket = {:?}", running.socket()));
+    let output = program(&["flush", "all", "--config", config]).await;
+    assert_prints(&output, "flushed 12 answers and 1 packet\n");
+
+    write("control.socket = \"\"".to_owned());
+    let output = program(&["status", "--config", config]).await;
+    assert!(complaint(&output, 1).contains("has no control socket"));
+
+    write("control.socket = 5".to_owned());
+    let output = program(&["status", "--config", config]).await;
+    assert!(complaint(&output, 78).contains("[control].socket"));
+
+    let both = running.program(&["status", "--config", config]).await;
+    assert!(complaint(&both, 2).contains("--config"));
+}
+
+#[tokio::test]
+async fn wrong_arguments_are_usage_errors() {
+    let second_spelling = format!("{}9", &KEY[..51]);
+    let cases: [(&[&str], &str); 8] = [
+        (&["status", "extra"], "extra"),
+        (&["flush"], "all|NAME|KEY"),
+        (&["flush", "a..b"], "labels of 1 to 63"),
+        (&["flush", &second_spelling], "canonical"),
+        (&["explain"], "<NAME>"),
+        (&["explain", ""], "labels of 1 to 63"),
+        (&["explain", "a b"], "cannot contain"),
+        (&["explain", "pk:"], "labels of 1 to 63"),
+    ];
+    for (arguments, about) in cases {
+        let told = complaint(&program(arguments).await, 2);
+        assert!(told.contains(about), "{arguments:?}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_service_each_verb_says_where_it_looked() {
+    let directory = Directory::new();
+    let socket = directory.socket();
+    let path = socket.to_str().unwrap();
+    let verbs: [&[&str]; 3] = [&["status"], &["flush", "all"], &["explain", "a.example"]];
+    for verb in verbs {
+        let told = complaint(&program(&[verb, &["--socket", path]].concat()).await, 1);
+        assert!(
+            told.contains(path) && told.contains("does the service run"),
+            "{told}"
+        );
+    }
+    // What an abrupt end leaves behind.
+    drop(StdUnixListener::bind(&socket).unwrap());
+    let told = complaint(&program(&["status", "--socket", path]).await, 1);
+    assert!(
+        told.contains(path) && told.contains("does not run"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_service_of_ours_is_not_believed() {
+    let directory = Directory::new();
+    let listener = StdUnixListener::bind(directory.socket()).unwrap();
+    let socket = directory.socket();
+    let path = socket.to_str().unwrap();
+    for (line, about) in [
+        ("", "a whole reply"),
+        ("220 mail\r\n", "a whole reply"),
+        ("{\"ok\":{\"answers\":1", "a whole reply"),
+        ("{\"ok\":{\"answers\":1}}\n", "missing field `packets`"),
+        ("{\"error\":\"not\\u001b now\"}\n", "says: not\\027 now"),
+    ] {
+        let listener = listener.try_clone().unwrap();
+        let other = std::thread::spawn(move || {
+            use std::io::{BufRead, Write};
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            let mut reader = std::io::BufReader::new(stream.try_clone().unwrap());
+            reader.read_line(&mut request).unwrap();
+            stream.write_all(line.as_bytes()).unwrap();
+            request
+        });
+        let told = complaint(&program(&["flush", "all", "--socket", path]).await, 1);
+        assert!(told.contains(about), "{told}");
+        let request = other.join().unwrap();
+        assert_eq!(request, "{\"verb\":\"flush\",\"what\":\"all\"}\n");
+    }
+}
+
+#[tokio::test]
+async fn the_help_lists_the_verbs() {
+    let output = program(&["--help"]).await;
+    let help = String::from_utf8(output.stdout).unwrap();
+    for verb in ["status", "flush", "explain"] {
+        let listed = |line: &str| line.trim_start().starts_with(verb);
+        assert!(help.lines().any(listed), "{verb}: {help}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_request_gets_an_error() {
+    let running = Running::start();
+    for (line, about) in [
+        ("\n", "not a request"),
+        ("GET / HTTP/1.1\r\n\r\n", "not a request"),
+        ("\u{0}\u{ff}\n", "not a request"),
+        ("{\"verb\":\"dance\"}\n", "unknown variant `dance`"),
+        (
+            "{\"verb\":\"status\",\"verbose\":true}\n",
+            "unknown field `verbose`",
+        ),
+        (
+            "{\"verb\":\"explain\",\"name\":\"a..b\"}\n",
+            "labels of 1 to 63",
+        ),
+    ] {
+        let reply = running.exchange(line.as_bytes()).await;
+        assert!(error(&reply).contains(about), "{line}: {reply}");
+    }
+    // It still serves.
+    let reply = running.exchange(b"{\"verb\":\"status\"}\n").await;
+    assert_eq!(reply["ok"]["version"], "0.1.0");
+}
+
+#[tokio::test]
+async fn a_request_of_1024_bytes_is_read_and_a_longer_one_refused() {
+    let running = Running::start();
+    // JSON lets blanks stand between its parts.
+    let request = |length: usize| {
+        let blanks = " ".repeat(length - "{\"verb\":\"status\"}\n".len());
+        format!("{{{blanks}\"verb\":\"status\"}}\n")
+    };
+    let reply = running.exchange(request(1024).as_bytes()).await;
+    assert_eq!(reply["ok"]["version"], "0.1.0");
+    for length in [1025, 20_000] {
+        let reply = running.exchange(request(length).as_bytes()).await;
+        assert_eq!(error(&reply), "a request has at most 1024 bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_ends_with_the_connection_is_a_request_and_nothing_is_none() {
+    let running = Running::start();
+    let mut stream = running.send(b"{\"verb\":\"status\"}").await;
+    stream.shutdown().await.unwrap();
+    assert_eq!(reply(stream).await["ok"]["version"], "0.1.0");
+
+    let mut silent = running.send(b"").await;
+    silent.shutdown().await.unwrap();
+    let mut text = String::new();
+    silent.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_has_five_seconds_to_come() {
+    let running = Running::start();
+    let started = Instant::now();
+    let reply = running.exchange(b"{\"verb\":").await;
+    assert_eq!(error(&reply), "the request did not come within 5 s");
+    assert_eq!(started.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_has_ten_seconds_to_come() {
+    let running = Running::with_permits(0);
+    let reply = running.exchange(b"{\"verb\":\"status\"}\n").await;
+    assert_eq!(error(&reply), "no answer within 10 s");
+}
+
+/// Lets everything happen that can: with paused time, a sleep ends when nothing else is left to do but
+/// to look at the sockets.
+async fn settle() {
+    for _ in 0..20 {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_are_served_at_once_and_the_others_wait() {
+    let running = Running::with_permits(0);
+    let mut streams = Vec::new();
+    for _ in 0..9 {
+        streams.push(running.send(b"{\"verb\":\"status\"}\n").await);
+    }
+    settle().await;
+    assert_eq!(*running.fake.entered.borrow(), 8);
+    running.fake.gate.add_permits(1);
+    settle().await;
+    assert_eq!(*running.fake.entered.borrow(), 9);
+    running.fake.gate.add_permits(8);
+    for stream in streams {
+        assert_eq!(reply(stream).await["ok"]["version"], "0.1.0");
+    }
+}
+
+#[tokio::test]
+async fn only_the_owner_and_the_group_may_connect_and_the_file_goes_at_stop() {
+    let running = Running::start();
+    let mode = std::fs::metadata(running.socket())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o660);
+    running.stop.cancel();
+    running.task.await.unwrap();
+    let left = std::fs::read_dir(&running.directory.0).unwrap().count();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_nobody() {
+    let running = Running::with_permits(0);
+    let mut stream = running.send(b"{\"verb\":\"status\"}\n").await;
+    let mut entered = running.fake.entered.subscribe();
+    entered.wait_for(|entered| *entered == 1).await.unwrap();
+    running.stop.cancel();
+    running.task.await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "");
+}
+
+#[track_caller]
+fn refusal(path: &Path) -> (BindFault, String) {
+    let error = ControlListener::bind(path).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(path.to_str().unwrap()), "{text}");
+    assert!(
+        ControlListener::open(path).is_none(),
+        "the service goes on without"
+    );
+    (error.fault, text)
+}
+
+#[tokio::test]
+async fn the_socket_of_a_dead_process_is_replaced() {
+    let directory = Directory::new();
+    drop(StdUnixListener::bind(directory.socket()).unwrap());
+    assert!(directory.socket().exists());
+    let listener = ControlListener::bind(&directory.socket()).unwrap();
+    UnixStream::connect(directory.socket()).await.unwrap();
+    drop(listener);
+    assert!(!directory.socket().exists());
+}
+
+#[tokio::test]
+async fn the_socket_of_a_live_process_is_left_alone() {
+    let running = Running::start();
+    let (fault, text) = refusal(&running.socket());
+    assert!(matches!(fault, BindFault::InUse), "{fault:?}");
+    assert!(text.contains("another process listens there"), "{text}");
+    // Nor is one taken for dead that is too busy to accept.
+    let directory = Directory::new();
+    let busy = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let address = socket2::SockAddr::unix(directory.socket()).unwrap();
+    busy.bind(&address).unwrap();
+    busy.listen(0).unwrap();
+    let _fills_the_backlog = UnixStream::connect(directory.socket()).await.unwrap();
+    assert!(matches!(refusal(&directory.socket()).0, BindFault::InUse));
+
+    let reply = running.exchange(b"{\"verb\":\"status\"}\n").await;
+    assert_eq!(reply["ok"]["version"], "0.1.0");
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_left_alone() {
+    let directory = Directory::new();
+    std::fs::write(directory.socket(), "precious").unwrap();
+    let (fault, text) = refusal(&directory.socket());
+    assert!(matches!(fault, BindFault::NotASocket), "{fault:?}");
+    assert!(text.contains("remove it"), "{text}");
+    let text = std::fs::read_to_string(directory.socket()).unwrap();
+    assert_eq!(text, "precious");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_told_with_the_remedy() {
+    let directory = Directory::new();
+    for path in [
+        directory.0.join("none/control.sock"),
+        PathBuf::from("/proc/version/control.sock"),
+    ] {
+        let (fault, text) = refusal(&path);
+        assert!(matches!(fault, BindFault::NoDirectory), "{fault:?}");
+        assert!(text.contains("make it, or set [control] socket"), "{text}");
+    }
+    let (fault, _) = refusal(&directory.0.join("s".repeat(200)));
+    assert!(matches!(fault, BindFault::System(_)), "{fault:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_put_in_its_place_is_not_removed() {
+    let directory = Directory::new();
+    let listener = ControlListener::bind(&directory.socket()).unwrap();
+    std::fs::remove_file(directory.socket()).unwrap();
+    let _other = StdUnixListener::bind(directory.socket()).unwrap();
+    drop(listener);
+    assert!(directory.socket().exists());
+}
