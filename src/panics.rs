@@ -2,7 +2,8 @@
 //!
 //! A resolver that lost a task in silence would go on with a part of it dead. So the process ends and
 //! the service manager starts a new one. The exception is the DHT library, whose own threads or calls
-//! may panic on what strangers send: that costs one DHT node, which is built anew.
+//! may panic on what strangers send: that costs one DHT node, which is built anew. And the database of
+//! the packet store, which may panic on a damaged file.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -33,6 +34,15 @@ pub fn end_process_on_panic() {
     }));
 }
 
+/// Runs something whose panics are its output: `Err` with the message.
+pub fn isolate<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = ISOLATED.replace(true);
+    // What a panic leaves half done is dropped by the caller and not used again.
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    ISOLATED.set(outer);
+    outcome.map_err(|payload| message(payload.as_ref()))
+}
+
 /// A future whose panics are its output: `Err` with the message.
 pub struct Isolated<F>(Pin<Box<F>>);
 
@@ -53,13 +63,9 @@ impl<F: Future> Future for Isolated<F> {
     type Output = Result<F::Output, String>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let outer = ISOLATED.replace(true);
-        // After a panic the future is dropped by its owner and not polled again.
-        let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context)));
-        ISOLATED.set(outer);
-        match polled {
+        match isolate(|| self.0.as_mut().poll(context)) {
             Ok(poll) => poll.map(Ok),
-            Err(payload) => Poll::Ready(Err(message(payload.as_ref()))),
+            Err(panic) => Poll::Ready(Err(panic)),
         }
     }
 }

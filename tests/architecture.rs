@@ -32,9 +32,10 @@ const ARROWS: [(&str, &[&str]); 10] = [
 ];
 
 /// Paths that only these modules may name. A place is a module: a file, or a directory of them.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 10] = [
     // The DHT library; the demo has its loopback network as well.
     ("mainline", &["resolve/dht", "cli/demo"]),
+    ("redb", &["resolve/store"]),
     ("hickory_server", &["serve/admit"]),
     ("hickory_resolver", &["resolve/system"]),
     ("ed25519_dalek", &["pkarr"]),
@@ -84,11 +85,12 @@ const NEVER_IN: [(&str, &[&str]); 5] = [
 ];
 
 /// Modules that may touch files.
-const FILES_IN: [&str; 5] = [
+const FILES_IN: [&str; 6] = [
     "config",
     "cli",
     "control/listener",
     "resolve/dht",
+    "resolve/store",
     "resolve/system",
 ];
 /// Keywords after which a path with `::` in front may stand.
@@ -565,6 +567,7 @@ fn a_library_outside_of_its_place_is_found() {
     one("resolve/packets.rs", "use mainline::Dht;");
     one("server/mod.rs", "let x = ::mainline::Dht::client();");
     one("cli/serve.rs", "use mainline as m;");
+    one("resolve/packets.rs", "use redb::Database;");
     one("serve/udp.rs", "use hickory_server::server::Request;");
     one("serve/admit.rs", "use hickory_resolver::x;");
     one("pkarr/key.rs", "use tokio::net::UdpSocket;");

@@ -9,6 +9,7 @@ mod flights;
 mod lookup;
 mod packets;
 mod response;
+mod store;
 mod system;
 mod upstream;
 
@@ -22,6 +23,7 @@ pub use dht::{Dht, DhtSettings, Node, ResolveHost};
 pub use failure::{Ede, Failure, ede};
 pub use packets::{FetchPacket, Fetched, HoldTimes, Packets};
 pub use response::{Response, UDP_PAYLOAD_LEN};
+pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 pub use system::{HostsByForwarding, system_servers};
 pub use upstream::{Forward, Upstreams};
 

@@ -1,0 +1,394 @@
+//! The packet store: what is known of keys, on disk across restarts.
+//!
+//! Every verified packet is kept by its key until room is needed, and the highest `seq` of a key for
+//! longer than its packet, so that an old packet cannot come back after a restart. Nothing is served
+//! from here that is not verified when it is read.
+//!
+//! - A caller never waits for the disk to write: changes are gathered in memory ([`pending`]) and
+//!   written by a thread of the store's own ([`writer`]), a batch at a time.
+//! - What is killed loses the last second at most: while there are changes, a batch is on the disk every
+//!   [`COMMIT_INTERVAL`] and the time that writing takes.
+//! - Whatever is wrong with the file, the program goes on, at worst without a store. A damaged file is
+//!   moved aside and each record that is still whole in it is kept ([`files`]); for that a record proves
+//!   itself ([`record`]). A file that cannot be written is read all the same. What panics inside the
+//!   database library costs the store, not the process.
+//! - Wall clocks decide nothing: what is of least use is told by a count of hours in which the store ran.
+//!
+//! Two stores on one directory do no harm: the second finds the file locked, says so, keeps its changes
+//! in memory and tries again until the first is closed. So before a reload the old one is to be closed.
+//!
+//! What is forgotten is no longer found, but the file may have its bytes until they are overwritten.
+//!
+//! The file is about 1.5 times as long as what its packets count for, plus 4 MiB.
+
+mod disk;
+mod files;
+mod overlay;
+mod pending;
+mod record;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redb::Database;
+use tokio::sync::Semaphore;
+
+use crate::pkarr::{PublicKey, SignedPacket};
+use disk::{OnDisk, Trouble, Usage};
+use files::Files;
+use pending::Changes;
+use record::Record;
+
+/// How long changes are gathered before they are written.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
+/// Longest time that a caller waits for what is on disk: after it the network may be faster.
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// Reads at once, each on a thread of its own. One takes microseconds.
+const MAX_READS: usize = 16;
+/// Longest time that closing waits for the disk.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Keys known to have been touched in this tick, so that they need not be looked at again.
+const MAX_TOUCHED: usize = 16_384;
+
+/// Where the store is and how much it may hold.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// The directory of its files; created if it is missing.
+    pub directory: PathBuf,
+    /// Bound of its packets in bytes, each with an overhead of 200.
+    pub max_bytes: u64,
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Its newest packet that could be used. May be older than `seq`.
+    pub packet: Option<StoredPacket>,
+    /// The highest `seq` that was ever seen, as far as that is still known.
+    pub seq: Option<u64>,
+}
+
+/// A packet and when the network last had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPacket {
+    /// The packet, verified.
+    pub packet: SignedPacket,
+    /// By the wall clock, which may have been wrong; up to ten minutes early. For judging staleness,
+    /// not correctness.
+    pub confirmed: SystemTime,
+}
+
+/// How the store is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct StoreHealth {
+    /// Whether it can be used.
+    pub state: StoreState,
+    /// Packets on disk.
+    pub packets: u64,
+    /// What they count for, in bytes; see [`StoreSettings::max_bytes`].
+    pub bytes: u64,
+    /// Keys of which only the highest `seq` is on disk.
+    pub seqs: u64,
+    /// Keys with changes that are not on disk yet.
+    pub dirty: usize,
+    /// Records that were saved from damaged files since the start.
+    pub salvaged: u64,
+    /// Changes that were lost since the start, for there were too many and the disk took none.
+    pub dropped: u64,
+    /// Records that were thrown away since the start, for they proved nothing.
+    pub refused: u64,
+}
+
+/// Whether a store can be used.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreState {
+    /// Not yet.
+    Opening,
+    /// It is read and written.
+    Ready,
+    /// It may not be written, for the reason given. It is read; changes are gathered as far as there is
+    /// room.
+    ReadOnly(String),
+    /// It cannot be written or opened, for the reason given, which may pass. It is read if possible;
+    /// changes are gathered as far as there is room.
+    Failing(String),
+    /// It is neither read nor written any more.
+    Off(String),
+}
+
+/// The packet store. Dropping it writes what is left, without waiting for it.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    reads: Arc<Semaphore>,
+    /// The last read took too long, and that has been said.
+    is_slow: AtomicBool,
+}
+
+/// What callers and the store's thread have in common.
+#[derive(Debug)]
+struct Shared {
+    files: Files,
+    pending: Mutex<Pending>,
+    /// Wakes the thread.
+    work: Condvar,
+    /// Wakes those who wait for the thread.
+    news: Condvar,
+    /// What is read from. Written to by the thread alone.
+    database: RwLock<Option<Database>>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    /// What the thread has not seen.
+    waiting: Changes,
+    /// What the thread is writing.
+    writing: Arc<Changes>,
+    touched: HashSet<PublicKey>,
+    /// What a reader found to be wrong.
+    trouble: Option<Trouble>,
+    is_closing: bool,
+    state: StoreState,
+    usage: Usage,
+    salvaged: u64,
+    dropped: u64,
+    refused: u64,
+}
+
+impl Store {
+    /// Starts opening the store. Returns at once; reads wait for it within their time.
+    pub fn open(settings: StoreSettings) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            files: Files::new(settings.directory, settings.max_bytes),
+            pending: Mutex::new(Pending {
+                waiting: Changes::default(),
+                writing: Arc::default(),
+                touched: HashSet::new(),
+                trouble: None,
+                is_closing: false,
+                state: StoreState::Opening,
+                usage: Usage::default(),
+                salvaged: 0,
+                dropped: 0,
+                refused: 0,
+            }),
+            work: Condvar::new(),
+            news: Condvar::new(),
+            database: RwLock::new(None),
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("packet store".to_owned());
+        if let Err(error) = thread.spawn(move || writer::run(&of_thread)) {
+            tracing::warn!(%error, "no thread for the packet store: packets are kept in memory alone");
+            shared.lock().state = StoreState::Off(error.to_string());
+        }
+        Arc::new(Self {
+            shared,
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            is_slow: AtomicBool::new(false),
+        })
+    }
+
+    /// What is known of a key, within a second; what takes longer is not known.
+    pub async fn get(&self, key: PublicKey) -> Remembered {
+        let reads = Arc::clone(&self.reads);
+        let shared = Arc::clone(&self.shared);
+        let read = async move {
+            let permit = reads.acquire_owned().await;
+            // The permit stays with a read that hangs, so that their number is bounded.
+            let read = move || {
+                let record = shared.read(&key);
+                drop(permit);
+                record
+            };
+            tokio::task::spawn_blocking(read).await.unwrap_or_default()
+        };
+        let record = tokio::time::timeout(READ_TIMEOUT, read).await;
+        let was_slow = self.is_slow.swap(record.is_err(), Ordering::Relaxed);
+        if record.is_err() && !was_slow {
+            let path = self.shared.files.store();
+            tracing::warn!(path = %path.display(), "the packet store takes over a second to read");
+        }
+        record
+            .unwrap_or_else(|_| self.shared.with_changes(&key, None))
+            .into()
+    }
+
+    /// Remembers a packet that the network had at `confirmed`. Does nothing if a newer one is known.
+    pub fn put(&self, packet: &SignedPacket, confirmed: SystemTime) {
+        let confirmed = confirmed.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.change(packet.key(), |change| {
+            change.put(packet.clone(), confirmed.as_secs());
+        });
+    }
+
+    /// Remembers that a newer item was seen, signed by the key, that is no packet.
+    pub fn put_seq(&self, key: PublicKey, seq: u64) {
+        self.change(key, |change| change.put_seq(seq));
+    }
+
+    /// Remembers that the key was asked for, to an hour.
+    pub fn touch(&self, key: PublicKey) {
+        let mut pending = self.shared.lock();
+        if pending.touched.contains(&key) {
+            return;
+        }
+        if pending.touched.len() >= MAX_TOUCHED {
+            pending.touched.clear();
+        }
+        pending.touched.insert(key);
+        drop(pending);
+        self.change(key, |change| change.touched = true);
+    }
+
+    /// Forgets the packet of a key, or all packets; the highest `seq` of each stays.
+    pub fn forget(&self, key: Option<PublicKey>) {
+        match key {
+            Some(key) => self.change(key, pending::Change::forget),
+            None => {
+                self.shared.lock().waiting.forget_all();
+                self.shared.work.notify_all();
+            }
+        }
+    }
+
+    /// How the store is.
+    pub fn health(&self) -> StoreHealth {
+        let pending = self.shared.lock();
+        StoreHealth {
+            state: pending.state.clone(),
+            packets: pending.usage.packets,
+            bytes: pending.usage.bytes,
+            seqs: pending.usage.seqs,
+            dirty: pending.waiting.len() + pending.writing.len(),
+            salvaged: pending.salvaged,
+            dropped: pending.dropped,
+            refused: pending.refused,
+        }
+    }
+
+    /// Writes what is left and closes the files. If that fails, or takes over 10 s, it is logged.
+    pub async fn close(&self) {
+        let shared = Arc::clone(&self.shared);
+        let wait = move || {
+            let mut pending = shared.lock();
+            pending.is_closing = true;
+            shared.work.notify_all();
+            let open = |pending: &mut Pending| !matches!(pending.state, StoreState::Off(_));
+            let waited = shared.news.wait_timeout_while(pending, CLOSE_TIMEOUT, open);
+            waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        };
+        if tokio::task::spawn_blocking(wait).await.unwrap_or(true) {
+            let path = self.shared.files.store();
+            tracing::warn!(path = %path.display(), "the packet store does not close");
+        }
+    }
+
+    fn change(&self, key: PublicKey, change: impl FnOnce(&mut pending::Change)) {
+        let mut pending = self.shared.lock();
+        if matches!(pending.state, StoreState::Off(_)) {
+            return;
+        }
+        let was_empty = pending.waiting.is_empty();
+        change(pending.waiting.of(key));
+        let is_many = pending.waiting.len() == writer::MANY_CHANGES;
+        let lost = std::mem::take(&mut pending.waiting.dropped);
+        let is_first_lost = lost > 0 && pending.dropped == 0;
+        pending.dropped += lost;
+        drop(pending);
+        if was_empty || is_many {
+            self.shared.work.notify_all();
+        }
+        if is_first_lost {
+            let path = self.shared.files.store();
+            tracing::warn!(
+                path = %path.display(),
+                "too many packets wait for the disk: the oldest changes are lost"
+            );
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.shared.lock().is_closing = true;
+        self.shared.work.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is on disk and in memory of a key. Waits for the store to be opened.
+    fn read(&self, key: &PublicKey) -> Option<Record> {
+        let opening = |pending: &mut Pending| pending.state == StoreState::Opening;
+        let waited = self
+            .news
+            .wait_timeout_while(self.lock(), READ_TIMEOUT, opening);
+        drop(waited);
+        let found = {
+            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            database
+                .as_ref()
+                .map(|database| disk::read_record(database, key))
+        };
+        let record = match found {
+            Some(Ok(OnDisk::Record(record))) => Some(record),
+            None | Some(Ok(OnDisk::Nothing)) => None,
+            Some(Ok(OnDisk::Unusable)) => {
+                self.lock().waiting.of(*key).distrusted = true;
+                self.work.notify_all();
+                None
+            }
+            Some(Err(trouble)) => {
+                self.lock().trouble = Some(trouble);
+                self.work.notify_all();
+                None
+            }
+        };
+        self.with_changes(key, record)
+    }
+
+    /// What is known of a key, when the disk has `record`.
+    fn with_changes(&self, key: &PublicKey, record: Option<Record>) -> Option<Record> {
+        let pending = self.lock();
+        let mut record = record;
+        for changes in [pending.writing.as_ref(), &pending.waiting] {
+            if changes.forget_all
+                && let Some(record) = &mut record
+            {
+                record.drop_packet();
+            }
+            if let Some(change) = changes.get(key) {
+                record = Record::changed(record, key, change, 0);
+            }
+        }
+        record
+    }
+}
+
+impl From<Option<Record>> for Remembered {
+    fn from(record: Option<Record>) -> Self {
+        let Some(record) = record else {
+            return Self::default();
+        };
+        let confirmed = UNIX_EPOCH.checked_add(Duration::from_secs(record.confirmed));
+        let packet = record.packet().map(|packet| StoredPacket {
+            packet,
+            confirmed: confirmed.unwrap_or(UNIX_EPOCH),
+        });
+        Self {
+            packet,
+            seq: Some(record.seq),
+        }
+    }
+}
