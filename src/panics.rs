@@ -86,5 +86,8 @@ mod tests {
         assert_eq!(result, Err::<(), _>("inside 1".to_owned()));
         assert_eq!(Isolated::new(async { 7 }).await, Ok(7));
         assert!(!ISOLATED.get());
+        assert_eq!(isolate(|| panic!("here")), Err::<(), _>("here".to_owned()));
+        assert_eq!(isolate(|| ISOLATED.get()), Ok(true));
+        assert!(!ISOLATED.get());
     }
 }

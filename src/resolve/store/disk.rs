@@ -51,11 +51,15 @@ pub(super) enum Trouble {
 
 impl From<redb::Error> for Trouble {
     fn from(error: redb::Error) -> Self {
-        match error {
-            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Self::Locked,
-            redb::Error::Io(error) => Self::from(error),
-            redb::Error::PreviousIo => Self::Io(std::io::Error::other("an earlier error")),
-            error => Self::Damaged(error.to_string()),
+        use redb::Error::{DatabaseAlreadyOpen, Io, LockProtocolMismatch, PreviousIo};
+        if matches!(error, DatabaseAlreadyOpen | LockProtocolMismatch) {
+            Self::Locked
+        } else if matches!(error, PreviousIo) {
+            Self::Io(std::io::Error::other("it failed before"))
+        } else if let Io(error) = error {
+            Self::from(error)
+        } else {
+            Self::Damaged(error.to_string())
         }
     }
 }
@@ -63,11 +67,13 @@ impl From<redb::Error> for Trouble {
 impl From<std::io::Error> for Trouble {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof, WouldBlock};
-        match error.kind() {
-            // What redb makes of a file that ends too early.
-            InvalidData | InvalidInput | UnexpectedEof => Self::Damaged(error.to_string()),
-            WouldBlock => Self::Locked,
-            _ => Self::Io(error),
+        // What redb makes of a file that ends too early.
+        if matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof) {
+            Self::Damaged(error.to_string())
+        } else if error.kind() == WouldBlock {
+            Self::Locked
+        } else {
+            Self::Io(error)
         }
     }
 }
@@ -102,7 +108,7 @@ pub(super) fn close_database(database: Database) {
 
 /// The schema's number; none in a database that was just begun.
 pub(super) fn check_schema(database: &Database) -> Result<(), Trouble> {
-    let found = guarded(|| Ok(read_schema(database).map_err(redb::Error::from)?))?;
+    let found = guarded(|| Ok(read_schema(database)?))?;
     match found {
         None | Some(SCHEMA) => Ok(()),
         Some(other) => Err(Trouble::Damaged(format!(
@@ -136,9 +142,7 @@ pub(super) fn read_record(database: &Database, key: &PublicKey) -> Result<OnDisk
         let record = bytes.map(|bytes| Record::read(bytes.value()));
         Ok(match record {
             None => OnDisk::Nothing,
-            Some(Some(record)) if record.key == *key.as_bytes() && record.is_genuine() => {
-                OnDisk::Record(record)
-            }
+            Some(Some(record)) if record.key == *key.as_bytes() => OnDisk::Record(record),
             Some(_) => OnDisk::Unusable,
         })
     };
@@ -149,10 +153,14 @@ pub(super) fn read_record(database: &Database, key: &PublicKey) -> Result<OnDisk
 #[derive(Debug)]
 pub(super) enum OnDisk {
     Nothing,
+    /// Its packet is not verified yet.
     Record(Record),
-    /// Something that proves nothing.
+    /// Something that cannot be read.
     Unusable,
 }
+
+/// A key and its place in the order.
+type Listed = ([u8; 32], [u8; 37]);
 
 /// How much there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -230,7 +238,7 @@ impl Tables {
         let tick = self.tick;
         self.commit(database, |open| {
             if changes.forget_all {
-                for (key, _) in open.keys(true)? {
+                for (key, _) in open.first(true, usize::MAX)? {
                     open.drop_packet(&key, tick)?;
                 }
             }
@@ -378,16 +386,8 @@ impl<'txn> Open<'txn> {
         Ok(())
     }
 
-    /// The keys with or without packets, the least useful first, with their places.
-    fn keys(&self, with_packet: bool) -> Result<Vec<([u8; 32], [u8; 37])>, StorageError> {
-        self.range(with_packet, usize::MAX)
-    }
-
-    fn range(
-        &self,
-        with_packet: bool,
-        count: usize,
-    ) -> Result<Vec<([u8; 32], [u8; 37])>, StorageError> {
+    /// The first keys with or without packets, the least useful first.
+    fn first(&self, with_packet: bool, count: usize) -> Result<Vec<Listed>, StorageError> {
         let first = [[u8::from(with_packet)].as_slice(), &[0; 36]].concat();
         let last = [[u8::from(with_packet)].as_slice(), &[0xFF; 36]].concat();
         let (Ok(first), Ok(last)) = (<[u8; 37]>::try_from(first), <[u8; 37]>::try_from(last))
@@ -406,7 +406,7 @@ impl<'txn> Open<'txn> {
     /// Keeps to the bounds. The `seq` of a packet that goes stays.
     fn make_room(&mut self, max_bytes: u64, max_seqs: u64, tick: u32) -> Result<(), StorageError> {
         while self.usage.bytes > max_bytes {
-            let Some((key, listed)) = self.range(true, 1)?.pop() else {
+            let Some((key, listed)) = self.first(true, 1)?.pop() else {
                 break;
             };
             match self.record(&key)? {
@@ -415,7 +415,7 @@ impl<'txn> Open<'txn> {
             }
         }
         while self.usage.seqs > max_seqs {
-            let Some((key, listed)) = self.range(false, 1)?.pop() else {
+            let Some((key, listed)) = self.first(false, 1)?.pop() else {
                 break;
             };
             match self.record(&key)? {

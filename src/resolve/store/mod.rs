@@ -154,6 +154,10 @@ struct Pending {
     touched: HashSet<PublicKey>,
     /// What a reader found to be wrong.
     trouble: Option<Trouble>,
+    /// The database is closed for the moment; readers wait.
+    is_reopening: bool,
+    /// Counts the databases that were opened.
+    generation: u64,
     is_closing: bool,
     state: StoreState,
     usage: Usage,
@@ -172,6 +176,8 @@ impl Store {
                 writing: Arc::default(),
                 touched: HashSet::new(),
                 trouble: None,
+                is_reopening: true,
+                generation: 0,
                 is_closing: false,
                 state: StoreState::Opening,
                 usage: Usage::default(),
@@ -187,7 +193,9 @@ impl Store {
         let thread = std::thread::Builder::new().name("packet store".to_owned());
         if let Err(error) = thread.spawn(move || writer::run(&of_thread)) {
             tracing::warn!(%error, "no thread for the packet store: packets are kept in memory alone");
-            shared.lock().state = StoreState::Off(error.to_string());
+            let mut pending = shared.lock();
+            pending.state = StoreState::Off(error.to_string());
+            pending.is_reopening = false;
         }
         Arc::new(Self {
             shared,
@@ -204,21 +212,22 @@ impl Store {
             let permit = reads.acquire_owned().await;
             // The permit stays with a read that hangs, so that their number is bounded.
             let read = move || {
-                let record = shared.read(&key);
+                let remembered = shared.read(&key);
                 drop(permit);
-                record
+                remembered
             };
             tokio::task::spawn_blocking(read).await.unwrap_or_default()
         };
-        let record = tokio::time::timeout(READ_TIMEOUT, read).await;
-        let was_slow = self.is_slow.swap(record.is_err(), Ordering::Relaxed);
-        if record.is_err() && !was_slow {
+        let read = tokio::time::timeout(READ_TIMEOUT, read).await;
+        let was_slow = self.is_slow.swap(read.is_err(), Ordering::Relaxed);
+        if read.is_err() && !was_slow {
             let path = self.shared.files.store();
             tracing::warn!(path = %path.display(), "the packet store takes over a second to read");
         }
-        record
-            .unwrap_or_else(|_| self.shared.with_changes(&key, None))
-            .into()
+        read.unwrap_or_else(|_| {
+            let record = self.shared.with_changes(&key, None);
+            record.and_then(Remembered::verify).unwrap_or_default()
+        })
     }
 
     /// Remembers a packet that the network had at `confirmed`. Does nothing if a newer one is known.
@@ -329,33 +338,46 @@ impl Shared {
     }
 
     /// What is on disk and in memory of a key. Waits for the store to be opened.
-    fn read(&self, key: &PublicKey) -> Option<Record> {
-        let opening = |pending: &mut Pending| pending.state == StoreState::Opening;
+    fn read(&self, key: &PublicKey) -> Remembered {
+        // A database that fails is opened anew, and then may be read.
+        let found = match self.read_disk(key) {
+            Some(Err(_)) => self.read_disk(key),
+            found => found,
+        };
+        let (record, is_readable) = match found {
+            Some(Ok(OnDisk::Record(record))) => (Some(record), true),
+            Some(Ok(OnDisk::Unusable)) => (None, false),
+            None | Some(Ok(OnDisk::Nothing) | Err(())) => (None, true),
+        };
+        let record = self.with_changes(key, record);
+        let is_known = record.is_some();
+        let remembered = record.and_then(Remembered::verify);
+        if !is_readable || is_known && remembered.is_none() {
+            self.lock().waiting.of(*key).distrusted = true;
+            self.work.notify_all();
+        }
+        remembered.unwrap_or_default()
+    }
+
+    /// What the disk has of a key; none without a database. An error is reported to the thread, which
+    /// opens the database anew.
+    fn read_disk(&self, key: &PublicKey) -> Option<Result<OnDisk, ()>> {
+        let reopening = |pending: &mut Pending| pending.is_reopening;
         let waited = self
             .news
-            .wait_timeout_while(self.lock(), READ_TIMEOUT, opening);
-        drop(waited);
+            .wait_timeout_while(self.lock(), READ_TIMEOUT, reopening);
+        let generation = waited.unwrap_or_else(PoisonError::into_inner).0.generation;
         let found = {
             let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            database
-                .as_ref()
-                .map(|database| disk::read_record(database, key))
+            disk::read_record(database.as_ref()?, key)
         };
-        let record = match found {
-            Some(Ok(OnDisk::Record(record))) => Some(record),
-            None | Some(Ok(OnDisk::Nothing)) => None,
-            Some(Ok(OnDisk::Unusable)) => {
-                self.lock().waiting.of(*key).distrusted = true;
+        Some(found.map_err(|trouble| {
+            let mut pending = self.lock();
+            if pending.generation == generation {
+                (pending.trouble, pending.is_reopening) = (Some(trouble), true);
                 self.work.notify_all();
-                None
             }
-            Some(Err(trouble)) => {
-                self.lock().trouble = Some(trouble);
-                self.work.notify_all();
-                None
-            }
-        };
-        self.with_changes(key, record)
+        }))
     }
 
     /// What is known of a key, when the disk has `record`.
@@ -376,19 +398,17 @@ impl Shared {
     }
 }
 
-impl From<Option<Record>> for Remembered {
-    fn from(record: Option<Record>) -> Self {
-        let Some(record) = record else {
-            return Self::default();
-        };
+impl Remembered {
+    /// What a record says; none if its packet is not signed.
+    fn verify(record: Record) -> Option<Self> {
         let confirmed = UNIX_EPOCH.checked_add(Duration::from_secs(record.confirmed));
         let packet = record.packet().map(|packet| StoredPacket {
             packet,
             confirmed: confirmed.unwrap_or(UNIX_EPOCH),
         });
-        Self {
+        (packet.is_some() || !record.has_packet()).then_some(Self {
             packet,
             seq: Some(record.seq),
-        }
+        })
     }
 }

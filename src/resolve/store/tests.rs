@@ -501,13 +501,13 @@ fn whole_in(path: &Path, packets: &[SignedPacket]) -> Vec<SignedPacket> {
 
 #[tokio::test]
 async fn all_that_is_whole_in_a_damaged_file_is_saved_and_the_file_is_kept() {
-    let packets = packets(600);
+    let packets = packets(300);
     for (name, damage) in damages() {
         let scratch = Scratch::with(&packets).await;
         damage(&scratch.store());
         let found = std::fs::read(scratch.store()).unwrap();
         let whole = whole_in(&scratch.store(), &packets);
-        assert!(whole.len() > 200, "{name}: {}", whole.len());
+        assert!(whole.len() > 100, "{name}: {}", whole.len());
         let store = scratch.open();
         assert_eq!(count(&store, &whole).await, whole.len(), "{name}");
         let health = store.health();
@@ -588,7 +588,7 @@ async fn random_damage_costs_what_it_hits_and_no_more() {
         state ^= state << 17;
         (state % bound as u64) as usize
     };
-    for round in 0..60 {
+    for round in 0..24 {
         let scratch = Scratch::new();
         let mut bytes = bytes.clone();
         for _ in 0..1 + round % 20 {
@@ -612,10 +612,10 @@ async fn random_damage_costs_what_it_hits_and_no_more() {
 /// A disk that loses pages under a running store.
 #[tokio::test]
 async fn damage_that_is_found_while_running_is_repaired() {
-    let packets = packets(8000);
+    let packets = packets(4000);
     let scratch = Scratch::with(&packets).await;
     let store = scratch.open();
-    assert_eq!(store.until_written().packets, 8000);
+    assert_eq!(store.until_written().packets, 4000);
     let file = std::fs::File::options()
         .write(true)
         .open(scratch.store())
@@ -806,6 +806,7 @@ fn child_writes_until_it_is_killed() {
             store.put(&packet(put % 500, u64::from(put / 500) + 1), at(1));
             put += 1;
         }
+        writeln!(out, "put {put}").unwrap();
         if round % 5 == 0 {
             store.until_written();
             writeln!(out, "written {put}").unwrap();
@@ -852,6 +853,45 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_written() {
     }
 }
 
+/// As the test above, but by the clock: on a machine that is busy it may fail without a defect.
+#[tokio::test]
+#[ignore = "depends on timing"]
+async fn a_kill_at_any_moment_loses_the_last_second_at_most() {
+    use tokio::time::Instant;
+    for round in 0..10 {
+        let scratch = Scratch::new();
+        let mut child = child("child_writes_until_it_is_killed", &scratch, "")
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let start = Instant::now();
+        let mut puts = Vec::new();
+        for line in out.lines().map_while(Result::ok) {
+            if let Some(number) = line.split("put ").nth(1) {
+                puts.push((Instant::now(), number.parse::<u32>().unwrap()));
+            }
+            if start.elapsed() > Duration::from_millis(1500 + 137 * round) {
+                child.kill().unwrap();
+                break;
+            }
+        }
+        let killed = Instant::now();
+        child.wait().unwrap();
+        let old = puts
+            .iter()
+            .filter(|(at, _)| killed - *at > Duration::from_secs(1));
+        let put = old.map(|(_, number)| *number).max().unwrap();
+        let store = scratch.open();
+        for number in 0..500.min(put) {
+            let seq = u64::from((put - 1 - number) / 500) + 1;
+            assert!(
+                seqs(&store, number).await.0 >= Some(seq),
+                "{number} of {put}"
+            );
+        }
+    }
+}
+
 #[test]
 #[ignore = "the child of the test below"]
 fn child_meets_a_limit_of_file_size() {
@@ -870,10 +910,8 @@ fn child_meets_a_limit_of_file_size() {
             store.put(put.last().unwrap(), at(1));
         }
         assert_eq!(count(&store, &put).await, put.len(), "while it fails");
-        let id = std::process::id().to_string();
-        let lifted = Command::new("prlimit")
-            .args(["--pid", &id, "--fsize=unlimited"])
-            .status();
+        let lift = std::env::var("PKBRIDGE_TEST_LIFT").unwrap();
+        let lifted = Command::new("sh").args(["-c", &lift]).status();
         assert!(lifted.unwrap().success());
         store.until_written();
         assert_eq!(count(&store, &put).await, put.len(), "when it works again");
@@ -889,7 +927,8 @@ fn child_meets_a_limit_of_file_size() {
 #[tokio::test]
 async fn a_full_disk_loses_nothing_and_is_written_again_when_there_is_room() {
     let scratch = Scratch::new();
-    let limit = "trap '' XFSZ; ulimit -S -f 6000;";
+    let limit = "trap '' XFSZ; ulimit -S -f 6000; \
+                 export PKBRIDGE_TEST_LIFT='prlimit --pid $PPID --fsize=unlimited';";
     let output = child("child_meets_a_limit_of_file_size", &scratch, limit)
         .output()
         .unwrap();
@@ -1030,4 +1069,105 @@ async fn whatever_is_wrong_there_is_one_warning_that_names_the_file() {
     let (state, warnings) = says(&scratch);
     assert!(state.contains("\"ready\" found 0"), "{state}");
     assert_eq!(warnings, Vec::<String>::new());
+}
+
+/// What this process gave the system to write, in bytes.
+fn bytes_written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.unwrap().parse().unwrap()
+}
+
+/// Figures for the documentation: run with `--release -- --ignored --nocapture measure`.
+#[test]
+#[ignore = "measures"]
+fn measure() {
+    use tokio::time::Instant;
+    let scratch = Scratch::new();
+    let files = Files::new(scratch.0.clone(), 1 << 30);
+    let len = || scratch.store().metadata().unwrap().len() >> 10;
+    let write = |opened: &mut files::Opened, packets: &[SignedPacket], at_once: usize| {
+        let (start, before) = (Instant::now(), bytes_written());
+        for packets in packets.chunks(at_once) {
+            let mut changes = Changes::default();
+            for packet in packets {
+                changes.of(packet.key()).put(packet.clone(), 1);
+            }
+            opened.tables.apply(&opened.database, &changes).unwrap();
+        }
+        let written = bytes_written() - before;
+        println!(
+            "{} packets, {at_once} at once: {:?}, wrote {} KiB; file {} KiB, counted {} KiB, {:?}",
+            packets.len(),
+            start.elapsed(),
+            written >> 10,
+            len(),
+            opened.tables.usage.bytes >> 10,
+            opened.tables.usage,
+        );
+    };
+    let many: Vec<SignedPacket> = (0..50_000).map(|number| packet(number, 10)).collect();
+    let mut opened = files.open(None).unwrap();
+    println!("empty: {} KiB", len());
+    write(&mut opened, &many[..10_000], 2000);
+    for seq in 11..14 {
+        let again: Vec<_> = (0..10_000).map(|number| packet(number, seq)).collect();
+        write(&mut opened, &again, 20);
+    }
+    write(&mut opened, &[packet(1, 99)], 1);
+    super::disk::close_database(opened.database);
+    let mut opened = files.open(None).unwrap();
+    println!("opened again: {} KiB", len());
+    write(&mut opened, &many[10_000..], 2000);
+    super::disk::close_database(opened.database);
+    let start = Instant::now();
+    let opened = files.open(None).unwrap();
+    println!(
+        "opened with {} packets in {:?}",
+        opened.tables.usage.packets,
+        start.elapsed()
+    );
+    let mut times: Vec<Duration> = Vec::new();
+    for number in 0..5000_usize {
+        let key = many[number * 7919 % many.len()].key();
+        let start = Instant::now();
+        let found = disk::read_record(&opened.database, &key).unwrap();
+        assert!(matches!(found, OnDisk::Record(record) if record.packet().is_some()));
+        times.push(start.elapsed());
+    }
+    times.sort();
+    println!(
+        "read: p50 {:?} p99 {:?} max {:?}",
+        times[2500], times[4950], times[4999]
+    );
+    super::disk::close_database(opened.database);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(scratch.store())
+        .unwrap();
+    file.write_all_at(&[0; 4096], 0).unwrap();
+    let start = Instant::now();
+    let opened = files.open(None).unwrap();
+    println!(
+        "saved {:?} in {:?} from {} KiB",
+        opened.saved,
+        start.elapsed(),
+        scratch.damaged().metadata().unwrap().len() >> 10
+    );
+    drop(opened);
+    // At its bound, with churn: ten times as many packets as there is room for.
+    let scratch = Scratch::new();
+    let files = Files::new(scratch.0.clone(), 8 << 20);
+    let mut opened = files.open(None).unwrap();
+    for (round, packets) in many.chunks(500).enumerate() {
+        let mut changes = Changes::default();
+        for packet in packets {
+            changes.of(packet.key()).put(packet.clone(), 1);
+        }
+        opened.tables.apply(&opened.database, &changes).unwrap();
+        if round % 20 == 19 {
+            let len = scratch.store().metadata().unwrap().len() >> 10;
+            println!("bound 8192 KiB: {:?}, file {len} KiB", opened.tables.usage);
+        }
+    }
 }

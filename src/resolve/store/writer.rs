@@ -123,6 +123,7 @@ impl Writer<'_> {
         drop(held);
         let mut pending = self.shared.lock();
         pending.usage = tables.usage;
+        pending.generation += 1;
         if let Some((reason, count)) = saved {
             pending.salvaged += count;
             drop(pending);
@@ -138,8 +139,10 @@ impl Writer<'_> {
         Some(tables)
     }
 
+    /// Readers wait from here until the store is settled.
     fn close_database(&mut self) {
         self.tables = None;
+        self.shared.lock().is_reopening = true;
         let mut held = self
             .shared
             .database
@@ -210,6 +213,7 @@ impl Writer<'_> {
     fn settle(&self, state: StoreState) {
         let mut pending = self.shared.lock();
         let before = std::mem::replace(&mut pending.state, state.clone());
+        (pending.is_reopening, pending.trouble) = (false, None);
         drop(pending);
         self.shared.news.notify_all();
         if before == state {
@@ -267,10 +271,10 @@ fn put_back(pending: &mut Pending, writing: Arc<Changes>) {
 
 fn state_of(trouble: &Trouble) -> StoreState {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    match trouble {
-        Trouble::Io(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => {
-            StoreState::ReadOnly(error.to_string())
-        }
-        trouble => StoreState::Failing(trouble.to_string()),
+    if let Trouble::Io(error) = trouble
+        && matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+    {
+        return StoreState::ReadOnly(error.to_string());
     }
+    StoreState::Failing(trouble.to_string())
 }
