@@ -19,7 +19,11 @@
 //!
 //! What is forgotten is no longer found, but the file may have its bytes until they are overwritten.
 //!
-//! The file is about 1.5 times as long as what its packets count for, plus 4 MiB.
+//! The file is at most about two and a half times as long as what its packets count for and 200 bytes for
+//! each key without a packet, for the database doubles it when it is full; under churn it stays so. To
+//! write one packet alone takes 40 KiB, of many at once 7 KiB each. 50,000 packets are opened in 60 ms, a
+//! read takes 60 microseconds, most of them for the signature, and a damaged file of 68 MiB is saved in
+//! 1.5 s (a server's disk, the file in memory).
 
 mod disk;
 mod files;
