@@ -8,7 +8,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::Database;
@@ -74,15 +74,28 @@ impl Files {
     /// moved aside, and what can be read of it is in the new one.
     pub(super) fn open(&self, distrusted: Option<&str>) -> Result<Opened, Trouble> {
         create_directory(&self.directory)?;
-        self.finish_interrupted()?;
-        let path = self.store();
+        let (path, new) = (self.store(), self.new_store());
+        if new.exists() && !path.exists() {
+            // A rebuilding was cut short between its two renamings.
+            std::fs::rename(&new, &path)?;
+        }
         let existed = path.exists();
         let file = open_private(&path, false)?;
+        // The database library locks the same open file, so this lock becomes its own.
+        file.try_lock().map_err(io::Error::from)?;
+        if file.metadata()?.ino() != std::fs::metadata(&path)?.ino() {
+            // Another process has just put a rebuilt one in its place.
+            return Err(Trouble::Locked);
+        }
+        if new.exists() {
+            // One that was cut short before.
+            std::fs::remove_file(&new)?;
+        }
         let is_empty = file.metadata()?.len() == 0;
         let damage = match distrusted {
             Some(reason) => Some(reason.to_owned()),
             None if is_empty => None,
-            None => match inspect(&path) {
+            None => match inspect(&file) {
                 Ok(()) => None,
                 Err(Trouble::Damaged(reason)) => Some(reason),
                 Err(trouble) => return Err(trouble),
@@ -126,21 +139,7 @@ impl Files {
         }
     }
 
-    /// A rebuilding that was cut short between its two renamings is completed; any other begins anew.
-    fn finish_interrupted(&self) -> io::Result<()> {
-        let (new, store) = (self.new_store(), self.store());
-        if !new.exists() {
-            return Ok(());
-        }
-        if store.exists() {
-            std::fs::remove_file(new)
-        } else {
-            std::fs::rename(new, store)
-        }
-    }
-
     fn replace(&self, damaged: File, reason: String) -> Result<Opened, Trouble> {
-        damaged.try_lock().map_err(io::Error::from)?;
         let new = open_private(&self.new_store(), true)?;
         let opened = self.save(&damaged, open_database(file_backend(new)?, false)?, reason)?;
         std::fs::rename(self.store(), self.damaged())?;
@@ -189,10 +188,8 @@ impl Files {
 }
 
 /// Looks at all of a file without changing it.
-fn inspect(path: &Path) -> Result<(), Trouble> {
-    let file = File::open(path)?;
-    file.try_lock_shared().map_err(io::Error::from)?;
-    let database = open_database(Overlay::new(file)?, true)?;
+fn inspect(file: &File) -> Result<(), Trouble> {
+    let database = open_database(Overlay::new(file.try_clone()?)?, true)?;
     let schema = check_schema(&database);
     close_database(database);
     schema
