@@ -1,5 +1,9 @@
 //! Micro-benchmarks of what every query or packet costs: `just bench`.
-#![allow(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark that fails should stop"
+)]
 
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -56,4 +60,119 @@ fn classify_name(bencher: divan::Bencher<'_, '_>) {
 fn walk_message(bencher: divan::Bencher<'_, '_>) {
     let packet = packet(20);
     bencher.bench(|| Layout::read(divan::black_box(packet.dns())).unwrap());
+}
+
+/// The store on the disk of the temporary directory.
+mod store {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    use pkbridge::pkarr::{SignedPacket, SigningKey};
+    use pkbridge::resolve::{Store, StoreSettings};
+    use tokio::runtime::Runtime;
+
+    /// A directory of its own, removed at the end.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let name = format!("pkbridge-bench-{}-{name}", std::process::id());
+            let directory = Self(std::env::temp_dir().join(name));
+            directory.clear();
+            directory
+        }
+
+        fn clear(&self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+
+        fn open(&self) -> Arc<Store> {
+            Store::open(StoreSettings {
+                directory: self.0.clone(),
+                max_bytes: 64 << 20,
+            })
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            self.clear();
+        }
+    }
+
+    /// Packets of 500 bytes.
+    fn packets(count: u32) -> Vec<SignedPacket> {
+        let packet = |number: u32| {
+            let mut secret = [7; 32];
+            secret[..4].copy_from_slice(&number.to_be_bytes());
+            SignedPacket::sign(&SigningKey::from_bytes(&secret), 1, &[0; 396]).unwrap()
+        };
+        (0..count).map(packet).collect()
+    }
+
+    fn put(store: &Store, packets: &[SignedPacket]) {
+        for packet in packets {
+            store.put(packet, SystemTime::UNIX_EPOCH);
+        }
+    }
+
+    /// Until all are on the disk.
+    #[divan::bench(sample_count = 10, sample_size = 1)]
+    fn put_1000(bencher: divan::Bencher<'_, '_>) {
+        let (runtime, directory, packets) = (
+            Runtime::new().unwrap(),
+            Directory::new("put"),
+            packets(1000),
+        );
+        bencher
+            .with_inputs(|| {
+                directory.clear();
+                directory.open()
+            })
+            .bench_local_values(|store| {
+                put(&store, &packets);
+                runtime.block_on(store.close());
+            });
+    }
+
+    #[divan::bench]
+    fn get(bencher: divan::Bencher<'_, '_>) {
+        let (runtime, directory, packets) = (
+            Runtime::new().unwrap(),
+            Directory::new("get"),
+            packets(1000),
+        );
+        let store = directory.open();
+        put(&store, &packets);
+        while store.health().dirty > 0 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let key = packets.last().unwrap().key();
+        bencher.bench_local(|| runtime.block_on(store.get(key)).unwrap());
+        runtime.block_on(store.close());
+    }
+
+    /// Until the first read is answered; then it is closed.
+    #[divan::bench(sample_count = 10, sample_size = 1)]
+    fn open_with_10000(bencher: divan::Bencher<'_, '_>) {
+        let (runtime, directory, packets) = (
+            Runtime::new().unwrap(),
+            Directory::new("open"),
+            packets(10_000),
+        );
+        // No more than wait for the disk at once.
+        for packets in packets.chunks(5000) {
+            let store = directory.open();
+            put(&store, packets);
+            runtime.block_on(store.close());
+        }
+        let key = packets.last().unwrap().key();
+        bencher.bench_local(|| {
+            let store = directory.open();
+            let found = runtime.block_on(store.get(key)).unwrap();
+            assert!(found.packet.is_some());
+            runtime.block_on(store.close());
+        });
+    }
 }

@@ -20,8 +20,8 @@ use pkbridge::pkarr::{
     Lookup, NameKind, PublicKey, PublicKeyName, SignedPacket, SigningKey, Suffixes, Zone,
 };
 use pkbridge::resolve::{
-    AnswerCache, Failure, FetchPacket, Fetched, Forward, HoldTimes, Names, Packets, Question,
-    Resolver, Response, Ttls,
+    AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Names, Packets,
+    Question, Resolver, Response, See, Sighting, Ttls, Wanted,
 };
 use pkbridge::serve::{AuthenticData, ServeSettings, Service, Transport};
 use pkbridge::wire::{self, HEADER_LEN, Header, Layout, Section, flags};
@@ -319,10 +319,12 @@ impl<'a> Exchange<'a> {
             max: hour,
             empty: hour,
             failure: hour,
+            max_stale: hour,
+            stale_wait: Duration::ZERO,
         };
         let resolver = Resolver::new(
             names,
-            Packets::new(fetcher, 1 << 20, times),
+            Packets::new(fetcher, None, 1 << 20, times),
             Arc::new(upstream),
             TTLS,
             AnswerCache::new(1 << 20),
@@ -341,19 +343,18 @@ impl<'a> Exchange<'a> {
 struct OnePacket(Vec<u8>);
 
 impl FetchPacket for OnePacket {
-    fn fetch(&self, key: PublicKey) -> Promise<'_, Fetched> {
+    fn fetch<'a>(&'a self, wanted: Wanted, see: &'a mut See<'_>) -> Promise<'a, Ending> {
         let mut signers = SECRETS.iter().zip(KEYS.iter());
-        let fetched = match signers.find(|(_, signer)| **signer == key) {
-            Some((secret, _)) => match SignedPacket::sign(secret, 1, &self.0) {
-                Ok(packet) => Fetched::Packet(packet),
-                Err(error) => Fetched::Invalid {
+        if let Some((secret, _)) = signers.find(|(_, signer)| **signer == wanted.key) {
+            see(match SignedPacket::sign(secret, 1, &self.0) {
+                Ok(packet) => Sighting::Packet(packet),
+                Err(error) => Sighting::Invalid {
                     seq: 1,
                     reason: error.to_string(),
                 },
-            },
-            None => Fetched::Absent,
-        };
-        Box::pin(async { fetched })
+            });
+        }
+        Box::pin(async { Ending::Complete(Holders::default()) })
     }
 }
 

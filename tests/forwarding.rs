@@ -21,10 +21,10 @@ use futures_util::future::{BoxFuture, join_all};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use pkbridge::config::Config;
-use pkbridge::pkarr::{PublicKey, Suffixes};
+use pkbridge::pkarr::Suffixes;
 use pkbridge::resolve::{
-    Answer, AnswerCache, CLIENT_PATIENCE, Failure, FetchPacket, Fetched, Forward, HoldTimes, Names,
-    Packets, Question, Resolver, Response, Ttls, Upstreams,
+    Answer, AnswerCache, Asker, CLIENT_PATIENCE, Ending, Failure, FetchPacket, Forward, HoldTimes,
+    Names, Packets, Question, Resolver, Response, See, Ttls, Upstreams, Wanted,
 };
 use pkbridge::wire::{self, Header, Layout, flags};
 use tokio::net::{TcpStream, UdpSocket};
@@ -957,8 +957,8 @@ fn question(owner: &str) -> Question {
 struct NoPackets;
 
 impl FetchPacket for NoPackets {
-    fn fetch(&self, _: PublicKey) -> BoxFuture<'_, Fetched> {
-        Box::pin(async { Fetched::Failed(Failure::DhtNotReady) })
+    fn fetch<'a>(&'a self, _: Wanted, _: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
+        Box::pin(async { Ending::Failed(Failure::DhtNotReady) })
     }
 }
 
@@ -1040,8 +1040,10 @@ impl Cached {
             max: Duration::ZERO,
             empty: Duration::ZERO,
             failure: Duration::ZERO,
+            max_stale: Duration::ZERO,
+            stale_wait: Duration::ZERO,
         };
-        let packets = Packets::new(Arc::new(NoPackets), 1 << 16, times);
+        let packets = Packets::new(Arc::new(NoPackets), None, 1 << 16, times);
         let names = Names {
             suffixes: Suffixes::new(["pkarr"]),
             ..Names::default()
@@ -1055,7 +1057,9 @@ impl Cached {
     }
 
     async fn ask(&self) -> Arc<Answer> {
-        self.resolver.resolve(question("example.com")).await
+        self.resolver
+            .resolve(question("example.com"), Asker::Refresh)
+            .await
     }
 
     /// The TTLs that a client gets now.
@@ -1209,7 +1213,7 @@ async fn letter_case_makes_no_other_entry_but_type_and_bits_do() {
     let ask = async |change: fn(&mut Question)| {
         let mut question = question("example.com");
         change(&mut question);
-        cached.resolver.resolve(question).await;
+        cached.resolver.resolve(question, Asker::Refresh).await;
         cached.upstream.count()
     };
     assert_eq!(ask(|_| ()).await, 1);
@@ -1235,7 +1239,7 @@ async fn the_cache_is_bounded_in_bytes() {
     let cached = Cached::start_within(MAX_BYTES, TTLS, outcome);
     for number in 0..ASKED_NAMES {
         let question = question(&format!("n{number}.example"));
-        cached.resolver.resolve(question).await;
+        cached.resolver.resolve(question, Asker::Refresh).await;
         if number % 250 == 0 {
             let (_, bytes) = cached.cache.usage();
             assert!(bytes <= MAX_BYTES, "{bytes} after {number}");

@@ -17,10 +17,10 @@ use std::time::Duration;
 use common::{key_of, name, secret, sign};
 use futures_util::future::BoxFuture;
 use hickory_proto::rr::RData;
-use pkbridge::pkarr::{PublicKey, SignedPacket, Suffixes};
+use pkbridge::pkarr::{SignedPacket, Suffixes};
 use pkbridge::resolve::{
-    AnswerCache, Failure, FetchPacket, Fetched, Forward, HoldTimes, Names, Packets, Question,
-    Resolver, Response, Ttls,
+    AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Names, Packets,
+    Question, Resolver, Response, See, Sighting, Ttls, Wanted,
 };
 use pkbridge::serve::Transport::{Tcp, Udp};
 use pkbridge::serve::{AuthenticData, ServeSettings, Service, Transport};
@@ -98,13 +98,11 @@ impl Forward for FakeUpstream {
 struct FakeDht(SignedPacket);
 
 impl FetchPacket for FakeDht {
-    fn fetch(&self, key: PublicKey) -> BoxFuture<'_, Fetched> {
-        let fetched = if key == self.0.key() {
-            Fetched::Packet(self.0.clone())
-        } else {
-            Fetched::Absent
-        };
-        Box::pin(async move { fetched })
+    fn fetch<'a>(&'a self, wanted: Wanted, see: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
+        if wanted.key == self.0.key() {
+            see(Sighting::Packet(self.0.clone()));
+        }
+        Box::pin(async { Ending::Complete(Holders::default()) })
     }
 }
 
@@ -126,9 +124,12 @@ fn service_with(settings: ServeSettings) -> Service {
         max: day,
         empty: day,
         failure: day,
+        max_stale: day,
+        stale_wait: Duration::ZERO,
     };
     let packets = Packets::new(
         Arc::new(FakeDht(sign(&secret(1), 1, records))),
+        None,
         1 << 20,
         times,
     );

@@ -5,11 +5,16 @@
 //! has a service of its own. Its other lines are steps; indented lines belong to the step above.
 //!
 //! - `config KEY = VALUE`: a line of a configuration file, before all other steps.
-//! - `at SECONDS`: the clock goes on to that time since the scenario's start.
-//! - `dht @KEY1 seq=SECONDS [after=SECONDS]`: from now on the DHT holds a packet with the indented
-//!   records for that key; `after` is how long a lookup takes. Or `dht @KEY1` and one of `absent`, `fails`
-//!   (too few nodes answer), `not-ready`, `invalid=SECONDS` (a signed item that is no packet).
-//! - `upstream NAME TYPE [do] [cd] [after=SECONDS] RCODE [FLAGS]`: from now on the upstream answers that
+//! - `at SECONDS`: the clock goes on to that time since the scenario's start. After each step, of whatever
+//!   kind, what is under way goes on as far as it can while the clock stands.
+//! - `dht @KEY1 seq=SECONDS [after=TIME] [lasts=TIME]`: from now on the DHT holds a packet with the
+//!   indented records for that key. A lookup finds it `after` that time and `lasts` until its end, which
+//!   is the same if it is not said. A time is in seconds, or such as `2ms`. Or `dht @KEY1` and one of
+//!   `absent`, `fails` (too few nodes answer), `not-ready`, `invalid=SECONDS` (a signed item that is no
+//!   packet).
+//! - `then @KEY1 seq=SECONDS [after=TIME]`, or with `invalid=SECONDS`: the same lookups find that one
+//!   next, so long after their start. It stands below the `dht` step of its key.
+//! - `upstream NAME TYPE [do] [cd] [after=TIME] RCODE [FLAGS]`: from now on the upstream answers that
 //!   question with the indented records and `ede CODE TEXT`; or `fails` in place of an RCODE. A script
 //!   with `do` or `cd` is for such questions alone.
 //! - `ask NAME TYPE [WORDS]`: a query arrives, with RD, and with an OPT that says 1232 bytes, unless the
@@ -52,12 +57,12 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use pkbridge::config::{self, Config, SearchDomains};
 use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey, Suffixes};
 use pkbridge::resolve::{
-    AnswerCache, Failure, FetchPacket, Fetched, Forward, HoldTimes, Names, Packets, Question,
-    Resolver, Response, Ttls,
+    AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Names, Packets,
+    Question, Resolver, Response, See, Sighting, Ttls, Wanted,
 };
 use pkbridge::serve::{AuthenticData, ServeSettings, Service, Transport};
 use pkbridge::wire::{self, Header, Layout, flags};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 /// The bits of the header, in the order in which they are written.
 const FLAGS: [(&str, u16); 7] = [
@@ -70,6 +75,8 @@ const FLAGS: [(&str, u16); 7] = [
     ("CD", flags::CD),
 ];
 const SECTIONS: [&str; 3] = ["answer", "authority", "additional"];
+/// How often what is under way is let go on; a lookup needs a few turns from its question to its end.
+const TURNS: usize = 32;
 /// The words of a query.
 const QUERY_WORDS: &str =
     "no-rd no-opt ad cd do qr z class opcode count size version option tcp from";
@@ -78,6 +85,14 @@ const OPT: u16 = 41;
 type Outcome<T> = Result<T, String>;
 /// What an upstream says.
 type Said = Result<Response, Failure>;
+
+/// What a lookup in the DHT sees, each after so long, and how it ends.
+#[derive(Debug, Clone)]
+struct DhtLookup {
+    sightings: Vec<(Duration, Sighting)>,
+    lasts: Duration,
+    ending: Ending,
+}
 
 /// The keys, each with its number.
 static KEYS: LazyLock<Vec<(u8, SigningKey, PublicKey)>> = LazyLock::new(|| {
@@ -106,7 +121,7 @@ fn map_keys(text: &str, to_keys: bool) -> String {
 /// What the DHT and the upstream hold, and how often they were asked.
 #[derive(Debug, Default)]
 struct World {
-    dht: Mutex<HashMap<PublicKey, (Duration, Fetched)>>,
+    dht: Mutex<HashMap<PublicKey, DhtLookup>>,
     upstream: Mutex<HashMap<String, (Duration, Said)>>,
     fetches: AtomicUsize,
     forwards: AtomicUsize,
@@ -115,12 +130,21 @@ struct World {
 }
 
 impl FetchPacket for World {
-    fn fetch(&self, key: PublicKey) -> BoxFuture<'_, Fetched> {
+    fn fetch<'a>(&'a self, wanted: Wanted, see: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
         Box::pin(async move {
             self.fetches.fetch_add(1, Ordering::Relaxed);
-            let held = self.dht.lock().unwrap().get(&key).cloned();
-            let surprise = format!("the DHT was asked for {key}");
-            self.say(held, surprise).await.unwrap_or(Fetched::Absent)
+            let start = Instant::now();
+            let script = self.dht.lock().unwrap().get(&wanted.key).cloned();
+            let Some(script) = script else {
+                self.be_surprised(format!("the DHT was asked for {}", wanted.key));
+                return Ending::Complete(Holders::default());
+            };
+            for (after, sighting) in script.sightings {
+                until(start + after).await;
+                see(sighting);
+            }
+            until(start + script.lasts).await;
+            script.ending
         })
     }
 }
@@ -135,23 +159,26 @@ impl Forward for World {
             let exact = format!("{plain}{dnssec_ok}{unchecked}");
             let scripts = self.upstream.lock().unwrap().clone();
             let script = scripts.get(&exact).or_else(|| scripts.get(&plain));
-            let surprise = format!("the upstream was asked {exact}");
-            let said = self.say(script.cloned(), surprise).await;
-            said.unwrap_or(Err(Failure::NoUpstream))
+            let Some((delay, said)) = script.cloned() else {
+                self.be_surprised(format!("the upstream was asked {exact}"));
+                return Err(Failure::NoUpstream);
+            };
+            until(Instant::now() + delay).await;
+            said
         })
     }
 }
 
 impl World {
-    async fn say<T>(&self, script: Option<(Duration, T)>, surprise: String) -> Option<T> {
-        let Some((delay, said)) = script else {
-            self.surprises.lock().unwrap().push(surprise);
-            return None;
-        };
-        if !delay.is_zero() {
-            sleep(delay).await;
-        }
-        Some(said)
+    fn be_surprised(&self, surprise: String) {
+        self.surprises.lock().unwrap().push(surprise);
+    }
+}
+
+/// Waits; a time that has come takes no turn of the clock.
+async fn until(time: Instant) {
+    if time > Instant::now() {
+        sleep_until(time).await;
     }
 }
 
@@ -203,6 +230,25 @@ fn number<T: std::str::FromStr>(text: &str) -> Outcome<T> {
 fn value<T: std::str::FromStr>(words: &[&str], key: &str) -> Outcome<Option<T>> {
     let value = |word: &&str| number(word.strip_prefix(key)?.strip_prefix('=')?).into();
     words.iter().find_map(value).transpose()
+}
+
+/// The time that a word such as `after=3` or `after=2ms` says; none if there is no such word.
+fn time(words: &[&str], key: &str) -> Outcome<Duration> {
+    let text: String = value(words, key)?.unwrap_or("0".to_owned());
+    match text.strip_suffix("ms") {
+        Some(milliseconds) => number(milliseconds).map(Duration::from_millis),
+        None => number(&text).map(Duration::from_secs),
+    }
+}
+
+/// The first part of each word, such as `after` of `after=3`, is to be one of these.
+fn are_known(words: &[&str], known: &str) -> Outcome<()> {
+    let key = |word: &&str| word.split('=').next().unwrap_or_default().to_owned();
+    let is_known = |key: &String| known.split(' ').any(|known| known == key);
+    match words.iter().map(key).find(|key| !is_known(key)) {
+        Some(word) => Err(format!("unknown word: {word}")),
+        None => Ok(()),
+    }
 }
 
 fn unhex(text: &str) -> Outcome<Vec<u8>> {
@@ -362,11 +408,7 @@ fn query(words: &[&str]) -> Outcome<Vec<u8>> {
     let [name, rtype, words @ ..] = words else {
         return Err("a name and a type are missing".to_owned());
     };
-    let key = |word: &&str| word.split('=').next().unwrap_or_default().to_owned();
-    let known = |key: &String| QUERY_WORDS.split(' ').any(|known| known == key);
-    if let Some(word) = words.iter().map(key).find(|key| !known(key)) {
-        return Err(format!("unknown word: {word}"));
-    }
+    are_known(words, QUERY_WORDS)?;
     if *name == "raw" {
         return unhex(rtype);
     }
@@ -510,6 +552,8 @@ fn service(config: &Config, world: &Arc<World>) -> Outcome<Service> {
         max: cache.max_ttl,
         empty: cache.negative_ttl,
         failure: cache.failure_ttl,
+        max_stale: cache.max_stale,
+        stale_wait: cache.stale_wait,
     };
     let names = Names {
         suffixes: Suffixes::new(&config.names.suffixes),
@@ -525,7 +569,7 @@ fn service(config: &Config, world: &Arc<World>) -> Outcome<Service> {
         negative: seconds(cache.negative_ttl),
         failure: seconds(cache.failure_ttl),
     };
-    let packets = Packets::new(world.clone(), 1 << 20, times);
+    let packets = Packets::new(world.clone(), None, 1 << 20, times);
     let cache = AnswerCache::new(1 << 20);
     let resolver = Resolver::new(names, packets, world.clone(), ttls, cache);
     let settings = ServeSettings {
@@ -552,7 +596,7 @@ struct Run {
 impl Run {
     async fn step(&mut self, step: &Step) -> Outcome<()> {
         let words: Vec<&str> = step.head.1.split_whitespace().collect();
-        let may_have_body = ["dht", "upstream", "reply"].contains(&words[0]);
+        let may_have_body = ["dht", "then", "upstream", "reply"].contains(&words[0]);
         if !may_have_body && !step.body.is_empty() {
             return Err("nothing may be indented below this".to_owned());
         }
@@ -573,10 +617,11 @@ impl Run {
                     return Err("that is over".to_owned());
                 }
                 // What is under way goes on meanwhile.
-                sleep_until(then).await;
+                until(then).await;
                 Ok(())
             }
             ["dht", key, words @ ..] => self.publish(key, words, &step.body),
+            ["then", key, words @ ..] => self.publish_next(key, words, &step.body),
             ["upstream", name, rtype, words @ ..] => self.script(name, rtype, words, &step.body),
             ["ask", words @ ..] => self.ask(words).await,
             ["asked", "dht", dht, "upstream", upstream] => {
@@ -596,36 +641,46 @@ impl Run {
     }
 
     fn publish(&self, label: &str, words: &[&str], body: &[Line]) -> Outcome<()> {
-        let found = KEYS.iter().find(|(_, _, key)| key.to_string() == label);
-        let (_, secret, key) = found.ok_or("a key is @KEY1 to @KEY9")?;
-        let micros = |seconds: u64| seconds * 1_000_000;
-        let fetched = if let Some(seq) = value(words, "seq")?.map(micros) {
-            let dns = message(None, body, &format!("{label}."))?;
-            let packet = SignedPacket::sign(secret, seq, &dns);
-            Fetched::Packet(packet.map_err(|error| error.to_string())?)
-        } else if let Some(seq) = value(words, "invalid")?.map(micros) {
-            let reason = "the signed bytes are no DNS message".to_owned();
-            Fetched::Invalid { seq, reason }
-        } else if words.contains(&"absent") {
-            Fetched::Absent
-        } else if words.contains(&"fails") {
-            Fetched::Failed(Failure::DhtPoorMiss)
-        } else if words.contains(&"not-ready") {
-            Fetched::Failed(Failure::DhtNotReady)
-        } else {
-            return Err("what does the DHT hold?".to_owned());
+        are_known(words, "seq after lasts absent fails not-ready invalid")?;
+        let after = time(words, "after")?;
+        let lasts = time(words, "lasts")?.max(after);
+        let has = |word| words.contains(&word);
+        let found = sighting(label, words, body)?;
+        let ending = match &found {
+            Some(_) => Ending::Complete(Holders::default()),
+            None if has("absent") => Ending::Complete(Holders::default()),
+            None if has("fails") => Ending::Poor,
+            None if has("not-ready") => Ending::Failed(Failure::DhtNotReady),
+            None => return Err("what does the DHT hold?".to_owned()),
         };
-        let delay = Duration::from_secs(value(words, "after")?.unwrap_or(0));
-        self.world
-            .dht
-            .lock()
-            .unwrap()
-            .insert(*key, (delay, fetched));
+        let lookup = DhtLookup {
+            sightings: found.map(|found| (after, found)).into_iter().collect(),
+            lasts,
+            ending,
+        };
+        let mut dht = self.world.dht.lock().unwrap();
+        dht.insert(key_of(label)?.2, lookup);
+        Ok(())
+    }
+
+    fn publish_next(&self, label: &str, words: &[&str], body: &[Line]) -> Outcome<()> {
+        are_known(words, "seq after invalid")?;
+        let after = time(words, "after")?;
+        let found = sighting(label, words, body)?.ok_or("what is found next?")?;
+        let mut dht = self.world.dht.lock().unwrap();
+        let lookup = dht.get_mut(&key_of(label)?.2);
+        let lookup = lookup.ok_or("what is found first?")?;
+        let (before, _) = lookup.sightings.last().ok_or("what is found first?")?;
+        if after < *before {
+            return Err("the one before it is found later".to_owned());
+        }
+        lookup.sightings.push((after, found));
+        lookup.lasts = lookup.lasts.max(after);
         Ok(())
     }
 
     fn script(&self, name: &str, rtype: &str, words: &[&str], body: &[Line]) -> Outcome<()> {
-        let delay = Duration::from_secs(value(words, "after")?.unwrap_or(0));
+        let delay = time(words, "after")?;
         let mut script = format!("{name} {rtype}");
         let mut words = words
             .iter()
@@ -680,6 +735,15 @@ impl Run {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let reply = self.service.respond(&query, client, transport).await;
         self.left = Some(describe(&query, transport, reply.as_deref()));
+        Ok(())
+    }
+
+    /// Lets what is under way go on as far as it can while the clock stands, and tells what was asked
+    /// for without a script.
+    async fn settle(&self) -> Outcome<()> {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
         let surprises = std::mem::take(&mut *self.world.surprises.lock().unwrap());
         if surprises.is_empty() {
             Ok(())
@@ -687,6 +751,30 @@ impl Run {
             Err(surprises.join(", "))
         }
     }
+}
+
+/// The key that stands in for `@KEY1` to `@KEY9`, with its number and its secret.
+fn key_of(label: &str) -> Outcome<&'static (u8, SigningKey, PublicKey)> {
+    let found = KEYS.iter().find(|(_, _, key)| key.to_string() == label);
+    found.ok_or_else(|| "a key is @KEY1 to @KEY9".to_owned())
+}
+
+/// The packet that `seq=` and the records below it tell, or the item that `invalid=` tells.
+fn sighting(label: &str, words: &[&str], body: &[Line]) -> Outcome<Option<Sighting>> {
+    let (_, secret, _) = key_of(label)?;
+    let micros = |seconds: u64| seconds * 1_000_000;
+    if let Some(seq) = value(words, "seq")?.map(micros) {
+        let dns = message(None, body, &format!("{label}."))?;
+        let packet = SignedPacket::sign(secret, seq, &dns);
+        let packet = packet.map_err(|error| error.to_string())?;
+        return Ok(Some(Sighting::Packet(packet)));
+    }
+    if !body.is_empty() {
+        return Err("records need a seq".to_owned());
+    }
+    let invalid = value(words, "invalid")?.map(micros);
+    let reason = "the signed bytes are no DNS message".to_owned();
+    Ok(invalid.map(|seq| Sighting::Invalid { seq, reason }))
 }
 
 fn expected(words: &[&str], body: &[Line]) -> Outcome<Vec<String>> {
@@ -725,8 +813,10 @@ async fn run(scenario: &Scenario) -> Vec<Line> {
     };
     let mut wrong = Vec::new();
     for step in &scenario.steps[lines.len()..] {
-        if let Err(error) = run.step(step).await {
-            wrong.push((step.head.0, map_keys(&error, false)));
+        for outcome in [run.step(step).await, run.settle().await] {
+            if let Err(error) = outcome {
+                wrong.push((step.head.0, map_keys(&error, false)));
+            }
         }
     }
     if run.left.is_some() {
@@ -754,7 +844,7 @@ async fn every_scenario_goes_as_written() {
         }
     }
     let all = names.len();
-    assert!(all >= 150, "only {all} scenarios");
+    assert!(all >= 190, "only {all} scenarios");
     let count = failures.len();
     assert!(
         failures.is_empty(),
@@ -775,6 +865,36 @@ async fn a_right_expectation_is_not_reported() {
     let steps = "ask www.@UPPER1. A\nreply NOERROR RD RA\n answer www.@UPPER1. 300 A 192.0.2.1\n\
         asked dht 1 upstream 0\nask a.b. A qr\nsilence";
     assert_eq!(wrong(steps).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_finds_one_packet_after_another_until_its_end() {
+    let lookup = "dht @KEY1 seq=1 after=1 lasts=4\n www 300 A 192.0.2.1\n\
+        then @KEY1 seq=2 after=2500ms\n www 300 A 192.0.2.2\n";
+    let asked = |at: &str, ttl: u32, address: &str| {
+        let answer = format!("answer www.@KEY1. {ttl} A {address}");
+        format!("{at}ask www.@KEY1. A\nreply NOERROR RD RA\n {answer}\n")
+    };
+    let steps = [
+        lookup.to_owned(),
+        asked("", 30, "192.0.2.1"),
+        asked("at 3\n", 30, "192.0.2.2"),
+        asked("at 4\n", 299, "192.0.2.2"),
+        "asked dht 1 upstream 0".to_owned(),
+    ];
+    assert_eq!(wrong(&steps.concat()).await, []);
+    let too_early = "dht @KEY1 seq=1 after=1\nthen @KEY1 seq=2";
+    let text = "the one before it is found later".to_owned();
+    assert_eq!(wrong(too_early).await, [(5, text)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_step_starts_goes_on_before_the_next() {
+    let stale = "ask www.@KEY1. A\nreply NOERROR RD RA\n answer www.@KEY1. 300 A 192.0.2.1\nat 300\n\
+        ask www.@KEY1. A\nreply NOERROR RD RA\n answer www.@KEY1. 30 A 192.0.2.1\n ede 3\n";
+    let fresh = "ask www.@KEY1. A\nreply NOERROR RD RA\n answer www.@KEY1. 300 A 192.0.2.1\n\
+        asked dht 2 upstream 0";
+    assert_eq!(wrong(&format!("{stale}{fresh}")).await, []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -829,7 +949,13 @@ async fn steps_that_cannot_be_and_questions_without_a_script_are_reported() {
         ("ask www.@KEY1. AB", "no type: AB"),
         ("ask www.@KEY1. A size=x", "bad number: x"),
         ("upstream www.example. A OK", "no RCODE: OK"),
-        ("dht @KEY1 gone", "what does the DHT hold?"),
+        ("dht @KEY1 gone", "unknown word: gone"),
+        ("dht @KEY1 after=1", "what does the DHT hold?"),
+        ("dht @KEY1 absent\n www 300 A 192.0.2.1", "need a seq"),
+        ("then @KEY2 seq=2", "what is found first?"),
+        ("then @KEY1 after=1", "what is found next?"),
+        ("then @KEY1 seq=2 lasts=1", "unknown word: lasts"),
+        ("dht @KEY1 seq=1 after=2us", "bad number: 2us"),
         ("dht @KEY1 seq=1\n www 300 A 192.0.2", "line 5"),
         ("config names.special-use = true", "no such step"),
         ("reply NOERROR", "nothing was asked"),

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::ask::{Reply, Transport, ask};
 use super::query;
 use super::{fail, log};
-use crate::config::{Config, Control, State};
+use crate::config::Config;
 use crate::pkarr::{PublicKey, SignedPacket, SigningKey};
 use crate::resolve::Node;
 use crate::server::{Options, Server, StartError};
@@ -137,11 +137,9 @@ async fn publish(bootstrap: &[String], secret: &SigningKey, key: PublicKey) -> R
 }
 
 fn config(args: &DemoArgs, bootstrap: &[String]) -> Config {
-    let mut config = Config {
-        state: State { directory: None },
-        control: Control { socket: None },
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.state.directory = None;
+    config.control.socket = None;
     config.listen.addresses = vec![(Ipv4Addr::LOCALHOST, args.port).into()];
     config.upstream.servers = args.upstream.into_iter().collect();
     config.dht.bootstrap = bootstrap.to_vec();

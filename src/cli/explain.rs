@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use hickory_proto::rr::Name;
 
 use super::control::{ControlArgs, Sheet, bytes, counted, seconds};
-use crate::control::{Cached, Explanation, Freshness, Packet, Request, Source};
+use crate::control::{Cached, Explanation, FOUND, Freshness, Packet, Request, Source};
 use crate::pkarr::parse_name;
 
 /// Arguments of `pkbridge explain`.
@@ -37,6 +37,12 @@ fn text(explanation: &Explanation) -> String {
             &packet.map_or_else(Vec::new, packet_lines),
         );
     }
+    let held_seq = explanation.packet.as_ref().map(|packet| packet.seq);
+    if let Some(seq) = explanation.highest_seq
+        && Some(seq) != held_seq
+    {
+        sheet.line("highest seq", &format!("{seq}: older packets are refused"));
+    }
     sheet.lines("answers", "none cached", &answers(&explanation.answers));
     sheet.line("next", &explanation.next);
     sheet.into_text()
@@ -46,7 +52,6 @@ fn packet_lines(packet: &Packet) -> Vec<String> {
     let source = match packet.source {
         Source::Dht => "the DHT",
         Source::Disk => "disk",
-        Source::Memory => "memory",
     };
     let records = counted(packet.records, "record", "records");
     let mut lines = vec![
@@ -57,7 +62,8 @@ fn packet_lines(packet: &Packet) -> Vec<String> {
     lines.push(match packet.state {
         Freshness::Fresh => format!("fresh for {left}"),
         Freshness::Provisional => format!("provisional, for {left}: a newer one may follow"),
-        Freshness::Stale => "stale".to_owned(),
+        Freshness::Stale => "stale: served only while no newer one can be had".to_owned(),
+        Freshness::Expired => "expired: served no more".to_owned(),
     });
     if let Some(ago) = packet.confirmed_seconds_ago {
         let mut line = format!("confirmed {} ago", seconds(ago));
@@ -69,12 +75,12 @@ fn packet_lines(packet: &Packet) -> Vec<String> {
         }
         lines.push(line);
     }
-    if let Some(last) = &packet.last_lookup {
+    // One that found the packet has confirmed it.
+    if let Some(last) = &packet.last_lookup
+        && last.outcome != FOUND
+    {
         let ago = seconds(last.seconds_ago);
         lines.push(format!("last lookup {ago} ago: {}", last.outcome));
-    }
-    if let Some(left) = packet.next_lookup_seconds {
-        lines.push(format!("next lookup in {} at the earliest", seconds(left)));
     }
     lines
 }

@@ -38,15 +38,17 @@ fn store(store: &Store) -> Vec<String> {
     let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
     let (used, max) = (bytes(store.bytes), bytes(store.max_bytes));
     let packets = counted(store.packets, "packet", "packets");
-    let numbers = counted(
-        store.sequence_numbers,
-        "sequence number",
-        "sequence numbers",
-    );
+    let numbers = match store.sequence_numbers {
+        0 => String::new(),
+        count => {
+            let numbers = counted(count, "sequence number", "sequence numbers");
+            format!(" and {numbers} without one")
+        }
+    };
     let mut lines = vec![
         format!("{}{reason}", store.state),
         store.path.clone(),
-        format!("{packets} and {numbers}, {used} of {max}"),
+        format!("{packets}{numbers}, {used} of {max}"),
     ];
     let rare = [
         (store.waiting, "waiting to be written"),

@@ -20,6 +20,17 @@ pub(super) struct DurationLimit {
     pub(super) source: &'static str,
 }
 
+/// The default and the bounds of a number.
+#[derive(Debug)]
+pub(super) struct NumberLimit<T> {
+    /// The value if the key is missing.
+    pub(super) default: T,
+    /// The lowest that is allowed.
+    pub(super) min: T,
+    /// The highest that is allowed.
+    pub(super) max: T,
+}
+
 /// Largest configuration file: 1 MiB. A larger one is a mistake, and is not read to its end.
 pub(super) const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
@@ -30,16 +41,20 @@ pub(super) const MAX_PROBLEMS: usize = 100;
 pub(super) const DNS_PORT: u16 = 53;
 
 /// `listen.max-tcp-connections`: 512 by default, so that with the sockets of upstream queries the
-/// usual limit of 1024 open files is kept.
-pub(super) const TCP_CONNECTIONS_DEFAULT: usize = 512;
-/// `listen.max-tcp-connections`: at least 1, as a DNS server must serve TCP (RFC 7766 section 5).
-pub(super) const TCP_CONNECTIONS_MIN: usize = 1;
-/// `listen.max-tcp-connections`: at most 65,535, beyond which no host of this kind is in use.
-pub(super) const TCP_CONNECTIONS_MAX: usize = 65_535;
+/// usual limit of 1024 open files is kept; at least 1, as a DNS server must serve TCP (RFC 7766 section
+/// 5); at most 65,535, beyond which no host of this kind is in use.
+pub(super) const TCP_CONNECTIONS: NumberLimit<usize> = NumberLimit {
+    default: 512,
+    min: 1,
+    max: 65_535,
+};
 
 /// `listen.max-tcp-connections-per-client`: 64 by default, more than any client opens (RFC 7766 section
 /// 6.2.2 wants one), and few enough for eight clients to be served beside each other.
-pub(super) const TCP_CONNECTIONS_PER_CLIENT_DEFAULT: usize = 64;
+pub(super) const TCP_CONNECTIONS_PER_CLIENT: NumberLimit<usize> = NumberLimit {
+    default: 64,
+    ..TCP_CONNECTIONS
+};
 
 /// `listen.nsid`: tells no more than what answers.
 pub(super) const NSID_DEFAULT: &str = "pkbridge";
@@ -83,6 +98,8 @@ pub(super) const BOOTSTRAP_DEFAULT: [&str; 4] = [
     "dht.libtorrent.org:25401",
     "relay.pkarr.org:6881",
 ];
+/// `dht.bind-address`: the last port from which there are four.
+pub(super) const DHT_PORT_MAX: u16 = 65_532;
 /// `dht.bootstrap`: at most 64 nodes, all of which are asked at each start.
 pub(super) const BOOTSTRAP_MAX: usize = 64;
 
@@ -105,6 +122,55 @@ pub(super) const PACKET_MIN_TTL: DurationLimit = DurationLimit {
     whole_seconds: true,
     source: "",
 };
+
+/// `dht.linger`: none by default, at most 1 s, by when a lookup is at its end.
+pub(super) const LINGER: DurationLimit = DurationLimit {
+    default: Duration::ZERO,
+    min: Duration::ZERO,
+    max: Duration::from_secs(1),
+    whole_seconds: false,
+    source: "",
+};
+
+/// `dht.max-lookups-per-second`: 125 by default: with a hundred datagrams each, about what the socket
+/// buffers and half a core of a small machine take.
+pub(super) const LOOKUPS_PER_SECOND: NumberLimit<u32> = NumberLimit {
+    default: 125,
+    min: 1,
+    max: 1000,
+};
+
+/// `dht.max-misses-per-client`: 10 a second by default, counted over a minute.
+pub(super) const MISSES_PER_CLIENT: NumberLimit<u32> = NumberLimit {
+    default: 10,
+    min: 1,
+    max: 1000,
+};
+
+/// `cache.max-stale`: 7 d by default, to 30 d. RFC 8767 section 5 suggests one to three days; the
+/// records of a public key leave the DHT within hours when their owner's machine is off.
+pub(super) const MAX_STALE: DurationLimit = DurationLimit {
+    default: Duration::from_secs(7 * DAY),
+    min: Duration::ZERO,
+    max: Duration::from_secs(30 * DAY),
+    whole_seconds: true,
+    source: "",
+};
+
+/// `cache.stale-wait`: none by default, to 1.8 s, which RFC 8767 section 5 suggests; a name behind an alias
+/// may wait twice, and stub resolvers give up after 5 s.
+pub(super) const STALE_WAIT: DurationLimit = DurationLimit {
+    default: Duration::ZERO,
+    min: Duration::ZERO,
+    max: Duration::from_millis(1800),
+    whole_seconds: false,
+    source: ", which RFC 8767 section 5 suggests",
+};
+
+/// `state.max-bytes`: 64 MiB by default, some fifty thousand packets; at least 1 MiB, about a thousand.
+pub(super) const STATE_MAX_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// See [`STATE_MAX_BYTES_DEFAULT`].
+pub(super) const STATE_MAX_BYTES_MIN: u64 = 1024 * 1024;
 
 /// `cache.max-bytes`: 64 MiB by default.
 pub(super) const MAX_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;

@@ -128,12 +128,19 @@ pub struct Dht {
     /// Nodes to join the DHT by, each `host:port`; never empty. Their names are resolved through
     /// the upstream servers, never through the system, whose resolver may be this daemon.
     pub bootstrap: Vec<String>,
-    /// Address of the DHT's UDP socket. Port 0 stands for any free port.
+    /// Address of the DHT's UDP sockets. Port 0 stands for any free ports, another one for itself and
+    /// the next three.
     pub bind_address: SocketAddrV4,
-    /// How long a client's question waits for the DHT.
+    /// How long a lookup may take from its start.
     pub lookup_timeout: Duration,
     /// A packet is fetched again no sooner than this, however low the TTLs of its records.
     pub packet_min_ttl: Duration,
+    /// How long the first packet that a lookup finds is held back for a newer one.
+    pub linger: Duration,
+    /// Lookups that may start in a second.
+    pub max_lookups_per_second: u32,
+    /// Lookups of one client that may find nothing in a second, counted over a minute.
+    pub max_misses_per_client: u32,
 }
 
 /// The table `[cache]`.
@@ -150,6 +157,10 @@ pub struct Cache {
     pub negative_ttl: Duration,
     /// How long a failure is remembered.
     pub failure_ttl: Duration,
+    /// How long what is past its time is served when nothing newer can be had; zero serves none.
+    pub max_stale: Duration,
+    /// How long something newer is waited for before that.
+    pub stale_wait: Duration,
 }
 
 /// The table `[state]`.
@@ -157,6 +168,8 @@ pub struct Cache {
 pub struct State {
     /// Absolute path of the directory that state is saved to; `None` saves nothing.
     pub directory: Option<PathBuf>,
+    /// Bytes of packets that are kept there.
+    pub max_bytes: u64,
 }
 
 /// The table `[control]`.
@@ -181,8 +194,8 @@ impl Default for Config {
                     SocketAddr::from((Ipv4Addr::LOCALHOST, limits::DNS_PORT)),
                     SocketAddr::from((Ipv6Addr::LOCALHOST, limits::DNS_PORT)),
                 ],
-                max_tcp_connections: limits::TCP_CONNECTIONS_DEFAULT,
-                max_tcp_connections_per_client: limits::TCP_CONNECTIONS_PER_CLIENT_DEFAULT,
+                max_tcp_connections: limits::TCP_CONNECTIONS.default,
+                max_tcp_connections_per_client: limits::TCP_CONNECTIONS_PER_CLIENT.default,
                 nsid: limits::NSID_DEFAULT.to_owned(),
             },
             access: Access {
@@ -208,6 +221,9 @@ impl Default for Config {
                 bind_address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
                 lookup_timeout: limits::LOOKUP_TIMEOUT.default,
                 packet_min_ttl: limits::PACKET_MIN_TTL.default,
+                linger: limits::LINGER.default,
+                max_lookups_per_second: limits::LOOKUPS_PER_SECOND.default,
+                max_misses_per_client: limits::MISSES_PER_CLIENT.default,
             },
             cache: Cache {
                 max_bytes: limits::MAX_BYTES_DEFAULT,
@@ -215,9 +231,12 @@ impl Default for Config {
                 max_ttl: limits::MAX_TTL.default,
                 negative_ttl: limits::NEGATIVE_TTL.default,
                 failure_ttl: limits::FAILURE_TTL.default,
+                max_stale: limits::MAX_STALE.default,
+                stale_wait: limits::STALE_WAIT.default,
             },
             state: State {
                 directory: Some(PathBuf::from(limits::STATE_DIRECTORY_DEFAULT)),
+                max_bytes: limits::STATE_MAX_BYTES_DEFAULT,
             },
             control: Control {
                 socket: Some(PathBuf::from(limits::CONTROL_SOCKET_DEFAULT)),

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Config;
-use super::limits::{self, DurationLimit};
+use super::limits::{self, DurationLimit, NumberLimit};
 use super::values::{self, format_duration, quoted};
 
 /// One thing that is wrong, at a byte offset of the text.
@@ -83,11 +83,11 @@ pub(super) const TABLES: &[Table] = &[
                 )
             }),
             key("max-tcp-connections", |value, config| {
-                let count = tcp_connections(value, limits::TCP_CONNECTIONS_DEFAULT);
+                let count = number(value, &limits::TCP_CONNECTIONS);
                 assign(&mut config.listen.max_tcp_connections, count)
             }),
             key("max-tcp-connections-per-client", |value, config| {
-                let count = tcp_connections(value, limits::TCP_CONNECTIONS_PER_CLIENT_DEFAULT);
+                let count = number(value, &limits::TCP_CONNECTIONS_PER_CLIENT);
                 assign(&mut config.listen.max_tcp_connections_per_client, count)
             }),
             key("nsid", |value, config| {
@@ -177,13 +177,27 @@ pub(super) const TABLES: &[Table] = &[
                     duration(value, &limits::PACKET_MIN_TTL),
                 )
             }),
+            key("linger", |value, config| {
+                assign(&mut config.dht.linger, duration(value, &limits::LINGER))
+            }),
+            key("max-lookups-per-second", |value, config| {
+                let count = number(value, &limits::LOOKUPS_PER_SECOND);
+                assign(&mut config.dht.max_lookups_per_second, count)
+            }),
+            key("max-misses-per-client", |value, config| {
+                let count = number(value, &limits::MISSES_PER_CLIENT);
+                assign(&mut config.dht.max_misses_per_client, count)
+            }),
         ],
     },
     Table {
         name: "cache",
         keys: &[
             key("max-bytes", |value, config| {
-                assign(&mut config.cache.max_bytes, max_bytes(value))
+                assign(
+                    &mut config.cache.max_bytes,
+                    max_bytes(value, limits::MAX_BYTES_MIN),
+                )
             }),
             key("min-ttl", |value, config| {
                 assign(&mut config.cache.min_ttl, duration(value, &limits::MIN_TTL))
@@ -203,14 +217,34 @@ pub(super) const TABLES: &[Table] = &[
                     duration(value, &limits::FAILURE_TTL),
                 )
             }),
+            key("max-stale", |value, config| {
+                assign(
+                    &mut config.cache.max_stale,
+                    duration(value, &limits::MAX_STALE),
+                )
+            }),
+            key("stale-wait", |value, config| {
+                assign(
+                    &mut config.cache.stale_wait,
+                    duration(value, &limits::STALE_WAIT),
+                )
+            }),
         ],
     },
     Table {
         name: "state",
-        keys: &[key("directory", |value, config| {
-            let directory = string(value, limits::STATE_DIRECTORY_DEFAULT, values::directory);
-            assign(&mut config.state.directory, directory)
-        })],
+        keys: &[
+            key("directory", |value, config| {
+                let directory = string(value, limits::STATE_DIRECTORY_DEFAULT, values::directory);
+                assign(&mut config.state.directory, directory)
+            }),
+            key("max-bytes", |value, config| {
+                assign(
+                    &mut config.state.max_bytes,
+                    max_bytes(value, limits::STATE_MAX_BYTES_MIN),
+                )
+            }),
+        ],
     },
     Table {
         name: "control",
@@ -334,10 +368,13 @@ fn boolean(value: &Value<'_>) -> Outcome<bool> {
     }
 }
 
-fn tcp_connections(value: &Value<'_>, example: usize) -> Outcome<usize> {
-    let (min, max) = (limits::TCP_CONNECTIONS_MIN, limits::TCP_CONNECTIONS_MAX);
+fn number<T>(value: &Value<'_>, limit: &NumberLimit<T>) -> Outcome<T>
+where
+    T: Copy + PartialOrd + std::fmt::Display + TryFrom<i128>,
+{
+    let (min, max) = (limit.min, limit.max);
     if !value.get_ref().is_integer() {
-        return wrong_type(value, &format!("an integer such as {example}"));
+        return wrong_type(value, &format!("an integer such as {}", limit.default));
     }
     match integer(value).filter(|count| (min..=max).contains(count)) {
         Some(count) => Ok(count),
@@ -348,7 +385,7 @@ fn tcp_connections(value: &Value<'_>, example: usize) -> Outcome<usize> {
     }
 }
 
-fn max_bytes(value: &Value<'_>) -> Outcome<u64> {
+fn max_bytes(value: &Value<'_>, min: u64) -> Outcome<u64> {
     let bytes = match value.get_ref().as_str() {
         Some(text) => values::size(text).or_else(|message| fault(value, message))?,
         None if value.get_ref().is_integer() => {
@@ -357,8 +394,9 @@ fn max_bytes(value: &Value<'_>) -> Outcome<u64> {
         }
         None => return wrong_type(value, "an integer or a string such as \"64MiB\""),
     };
-    if bytes < limits::MAX_BYTES_MIN {
-        let message = format!("{bytes} bytes are too few; write at least \"64KiB\"");
+    if bytes < min {
+        let least = min / 1024;
+        let message = format!("{bytes} bytes are too few; write at least \"{least}KiB\"");
         return fault(value, message);
     }
     Ok(bytes)

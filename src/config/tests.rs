@@ -60,7 +60,7 @@ fn the_shipped_file_has_every_key_below_a_comment() {
         }
     }
     assert_eq!(found, keys().collect::<Vec<_>>());
-    assert_eq!(found.len(), 26);
+    assert_eq!(found.len(), 32);
 }
 
 #[test]
@@ -102,14 +102,20 @@ fn every_key_has_an_effect() {
         bind-address = "192.0.2.2:6881"
         lookup-timeout = "30s"
         packet-min-ttl = "1h"
+        linger = "30ms"
+        max-lookups-per-second = 1000
+        max-misses-per-client = 1
         [cache]
         max-bytes = 0x10000
         min-ttl = "30m"
         max-ttl = "1h30m"
         negative-ttl = "0s"
         failure-ttl = "300s"
+        max-stale = "30d"
+        stale-wait = "1800ms"
         [state]
         directory = ""
+        max-bytes = "1MiB"
         [control]
         socket = ""
         [log]
@@ -167,6 +173,9 @@ fn every_key_has_an_effect() {
             bind_address: "192.0.2.2:6881".parse().unwrap(),
             lookup_timeout: second(30),
             packet_min_ttl: second(3600),
+            linger: Duration::from_millis(30),
+            max_lookups_per_second: 1000,
+            max_misses_per_client: 1,
         },
         cache: Cache {
             max_bytes: 65536,
@@ -174,8 +183,13 @@ fn every_key_has_an_effect() {
             max_ttl: second(5400),
             negative_ttl: second(0),
             failure_ttl: second(300),
+            max_stale: second(30 * 86_400),
+            stale_wait: Duration::from_millis(1800),
         },
-        state: State { directory: None },
+        state: State {
+            directory: None,
+            max_bytes: 1 << 20,
+        },
         control: Control { socket: None },
         log: Log {
             level: "warn,pkbridge::resolve=DEBUG,hyper=off".to_owned(),

@@ -167,13 +167,21 @@ pub(super) fn upstream_address(text: &str) -> Result<SocketAddr, String> {
 /// An IPv4 address with or without a port, for the DHT's socket.
 pub(super) fn dht_address(text: &str) -> Result<SocketAddrV4, String> {
     let bare = text.parse().map(|ip| SocketAddrV4::new(ip, 0));
-    bare.or_else(|_| text.parse()).map_err(|_| {
+    let address: SocketAddrV4 = bare.or_else(|_| text.parse()).map_err(|_| {
         format!(
             "{} is not an IPv4 address with or without a port; write \"0.0.0.0\" or \
              \"0.0.0.0:6881\"",
             quoted(text)
         )
-    })
+    })?;
+    if address.port() > limits::DHT_PORT_MAX {
+        return Err(format!(
+            "{} leaves no room for the four ports from it on; write one up to {}",
+            quoted(text),
+            limits::DHT_PORT_MAX
+        ));
+    }
+    Ok(address)
 }
 
 /// A network, or one address.

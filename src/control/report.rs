@@ -40,7 +40,7 @@ pub struct CacheUse {
 /// The packets on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Store {
-    /// One word, such as `open`.
+    /// One word, such as `ready`.
     pub state: String,
     /// Why it is in that state, if it is not as it should be.
     pub reason: Option<String>,
@@ -52,7 +52,7 @@ pub struct Store {
     pub bytes: u64,
     /// The most bytes that it may have.
     pub max_bytes: u64,
-    /// Keys whose highest sequence number is known.
+    /// Keys without a packet whose highest sequence number is known.
     pub sequence_numbers: u64,
     /// Writes that are not on disk yet.
     pub waiting: u64,
@@ -113,7 +113,7 @@ pub struct Lookups {
 pub struct Flushed {
     /// Answers.
     pub answers: u64,
-    /// Packets.
+    /// Packets, wherever they were: in memory, on disk or both.
     pub packets: u64,
 }
 
@@ -126,11 +126,13 @@ pub struct Explanation {
     pub kind: String,
     /// The key that it is under, in z-base-32.
     pub key: Option<String>,
+    /// The highest sequence number ever seen of the key: packets below it are refused.
+    pub highest_seq: Option<u64>,
     /// The key's packet, if there is one in memory or on disk.
     pub packet: Option<Packet>,
     /// Its answers in the cache.
     pub answers: Vec<Cached>,
-    /// What the next question will do, in one sentence.
+    /// What the next question will do, in one line.
     pub next: String,
 }
 
@@ -159,14 +161,17 @@ pub struct Packet {
     pub fresh_left_seconds: u64,
     /// How the last lookup of the key ended.
     pub last_lookup: Option<LastLookup>,
-    /// Until the earliest next one, if that is known.
+    /// Until the earliest next one: 0 if the next question starts it, `None` while one is under way.
     pub next_lookup_seconds: Option<u64>,
 }
+
+/// [`LastLookup::outcome`] of a lookup that found the packet or saw it again.
+pub const FOUND: &str = "found";
 
 /// The end of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastLookup {
-    /// Such as `found` or `too few answers`.
+    /// [`FOUND`], or why there is no newer packet, as text.
     pub outcome: String,
     /// Since then.
     pub seconds_ago: u64,
@@ -181,9 +186,6 @@ pub enum Source {
     /// The store, after a start.
     #[serde(rename = "disk")]
     Disk,
-    /// A cache in memory.
-    #[serde(rename = "memory")]
-    Memory,
 }
 
 /// Whether a packet answers questions.
@@ -194,8 +196,10 @@ pub enum Freshness {
     Fresh,
     /// It does for a short time: the lookup that gave it goes on for a newer one.
     Provisional,
-    /// Only if no newer one can be had.
+    /// Only while no newer one can be had.
     Stale,
+    /// No more: `[cache] max-stale` is over, too.
+    Expired,
 }
 
 /// An answer in the cache.

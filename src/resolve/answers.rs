@@ -64,7 +64,7 @@ pub struct Answer {
     /// When the TTLs in `wire` were true.
     stored: Instant,
     expires: Instant,
-    superseded: Vec<Arc<AtomicBool>>,
+    made_from: Vec<Arc<AtomicBool>>,
 }
 
 impl Answer {
@@ -91,7 +91,7 @@ impl Answer {
             failure: false,
             stored,
             expires: stored + lifetime,
-            superseded: Vec::new(),
+            made_from: Vec::new(),
         })
     }
 
@@ -113,7 +113,7 @@ impl Answer {
             failure: true,
             stored: now,
             expires: now + lifetime,
-            superseded: Vec::new(),
+            made_from: Vec::new(),
         }
     }
 
@@ -123,10 +123,10 @@ impl Answer {
         self
     }
 
-    /// Ties the answer to the packets that it was made from: when a flag is set, a newer packet has
-    /// come and this answer goes.
-    pub fn superseded_by(mut self, flags: Vec<Arc<AtomicBool>>) -> Self {
-        self.superseded = flags;
+    /// Ties the answer to the packets that it was made from: when a flag is set, there is news of the
+    /// packet and this answer goes.
+    pub fn ends_with(mut self, flags: Vec<Arc<AtomicBool>>) -> Self {
+        self.made_from = flags;
         self
     }
 
@@ -149,8 +149,8 @@ impl Answer {
 
     /// Whether it may still be given.
     pub fn is_fresh(&self, now: Instant) -> bool {
-        let superseded = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
-        now < self.expires && !self.superseded.iter().any(superseded)
+        let has_ended = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
+        now < self.expires && !self.made_from.iter().any(has_ended)
     }
 
     /// The message: header, question, records; no OPT.
@@ -187,6 +187,11 @@ impl Answer {
     /// How long it may be given at the time when the TTLs were true.
     pub fn lifetime(&self) -> Duration {
         self.expires.saturating_duration_since(self.stored)
+    }
+
+    /// How long it may still be given.
+    pub fn left(&self, now: Instant) -> Duration {
+        self.expires.saturating_duration_since(now)
     }
 
     fn size(&self) -> usize {
@@ -252,6 +257,13 @@ pub struct AnswerCache(Cache<CacheKey, Arc<Answer>>);
 /// See [`Question::cache_key`].
 type CacheKey = Box<[u8]>;
 
+/// What stands behind the name in it: the type, and the two bits.
+const QUESTION_TAIL_LEN: usize = 3;
+
+fn name_of(key: &[u8]) -> Option<Name> {
+    Some(wire::read_name(key, 0).ok()?.0)
+}
+
 impl AnswerCache {
     /// A cache of at most `max_bytes`. When it is full the least useful entries go (TinyLFU).
     pub fn new(max_bytes: u64) -> Self {
@@ -274,6 +286,30 @@ impl AnswerCache {
         if !answer.lifetime().is_zero() {
             self.0.insert(key, answer);
         }
+    }
+
+    /// Forgets the answers whose question's name is one of these; returns how many.
+    pub fn forget(&self, mut is_one: impl FnMut(&Name) -> bool) -> u64 {
+        let mut count = 0;
+        for (key, _) in &self.0 {
+            if name_of(&key).is_none_or(|name| is_one(&name)) {
+                self.0.invalidate(&*key);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// The fresh answers to questions for a name, with the type that was asked.
+    pub fn of_name(&self, name: &Name, now: Instant) -> Vec<(RecordType, Arc<Answer>)> {
+        let name = wire::name_bytes(&name.to_lowercase());
+        let of_name = |(key, answer): (Arc<CacheKey>, Arc<Answer>)| {
+            let rest = key.strip_prefix(name.as_slice())?;
+            let rtype = wire::read_u16(rest, 0)?;
+            let matches = rest.len() == QUESTION_TAIL_LEN && answer.is_fresh(now);
+            matches.then(|| (rtype.into(), answer))
+        };
+        self.0.iter().filter_map(of_name).collect()
     }
 
     /// Entries and bytes held.

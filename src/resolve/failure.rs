@@ -64,6 +64,12 @@ pub enum Failure {
     /// The newest item of the key is signed and is no packet.
     #[error("the newest packet of the key cannot be used: {0}")]
     InvalidPacket(String),
+    /// What the network has of the key is older than what was seen before.
+    #[error("only packets older than seq {0}, which was seen before, were found")]
+    OnlyOlderPackets(u64),
+    /// The client has made too many lookups that found nothing.
+    #[error("too many unpublished keys asked for from this address; ask again in {0} s")]
+    OverBudget(u64),
     /// The name is delegated to name servers of its own.
     #[error("the name is delegated at {0}, and delegations are not followed")]
     Delegated(String),
@@ -107,11 +113,21 @@ impl Failure {
             Self::PrivateNameServers(_) => ede::BLOCKED,
             Self::DhtNotReady | Self::Overloaded => ede::NOT_READY,
             Self::Dht(_) => ede::NETWORK_ERROR,
-            Self::InvalidPacket(_) => ede::INVALID_DATA,
+            Self::InvalidPacket(_) | Self::OnlyOlderPackets(_) => ede::INVALID_DATA,
             Self::Delegated(_) => ede::NOT_SUPPORTED,
-            Self::AliasChain | Self::Unwritable | Self::Internal => ede::OTHER,
+            Self::OverBudget(_) | Self::AliasChain | Self::Unwritable | Self::Internal => {
+                ede::OTHER
+            }
         };
         Ede::new(code, self.to_string())
+    }
+
+    /// Whether it says that a key's packet cannot be had.
+    pub fn is_of_packet(&self) -> bool {
+        matches!(
+            self,
+            Self::DhtPoorMiss | Self::Dht(_) | Self::InvalidPacket(_) | Self::OnlyOlderPackets(_)
+        )
     }
 
     /// Whether it may be remembered (RFC 9520). Passing states of pkbridge itself are not.
@@ -121,6 +137,7 @@ impl Failure {
             Self::NoUpstream
                 | Self::DhtNotReady
                 | Self::Overloaded
+                | Self::OverBudget(_)
                 | Self::Patience
                 | Self::Internal
         )

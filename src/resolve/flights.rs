@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Lookups under way, by what they look up. Each runs in a task of its own, so it goes on when the
 /// client that started it has gone: the next one who asks finds the result.
@@ -30,6 +32,41 @@ struct Landing<K: Eq + Hash, V> {
     key: K,
 }
 
+/// Gives a lookup's result to those who wait before the lookup is at its end.
+#[derive(Debug, Clone)]
+pub(super) struct Early<V>(watch::Sender<Option<V>>);
+
+/// A lookup under way.
+#[derive(Debug)]
+pub(super) struct Flight<V> {
+    result: watch::Receiver<Option<V>>,
+    /// Whether somebody else has started it.
+    pub(super) is_joined: bool,
+}
+
+impl<V> Early<V> {
+    /// Gives a result; a later one replaces it.
+    pub(super) fn land(&self, value: V) {
+        self.0.send_replace(Some(value));
+    }
+}
+
+impl<V: Clone> Flight<V> {
+    /// Waits for the result.
+    pub(super) async fn landed(&mut self) -> Result<V, NoFlight> {
+        match self.result.wait_for(Option::is_some).await {
+            Ok(value) => value.clone().ok_or(NoFlight::Lost),
+            Err(_) => Err(NoFlight::Lost),
+        }
+    }
+
+    /// A result that replaces the one that has landed, if it comes within this time.
+    pub(super) async fn landed_again(&mut self, within: Duration) -> Option<V> {
+        timeout(within, self.result.changed()).await.ok()?.ok()?;
+        self.result.borrow().clone()
+    }
+}
+
 impl<K, V> Flights<K, V>
 where
     K: Eq + Hash + Clone + Send + 'static,
@@ -43,33 +80,22 @@ where
         })
     }
 
-    /// Waits for the lookup of `key`; `start` makes it if none is under way.
-    pub(super) async fn join<F>(
+    /// Joins the lookup of `key`; `start` makes it if none is under way. It is on the table until
+    /// its future ends, also after its result has [landed early](Early::land).
+    pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
-        start: impl FnOnce() -> F,
-    ) -> Result<V, NoFlight>
-    where
-        F: Future<Output = V> + Send + 'static,
-    {
-        let mut result = self.board(key, start)?;
-        match result.wait_for(Option::is_some).await {
-            Ok(value) => value.clone().ok_or(NoFlight::Lost),
-            Err(_) => Err(NoFlight::Lost),
-        }
-    }
-
-    fn board<F>(
-        self: &Arc<Self>,
-        key: K,
-        start: impl FnOnce() -> F,
-    ) -> Result<watch::Receiver<Option<V>>, NoFlight>
+        start: impl FnOnce(Early<V>) -> F,
+    ) -> Result<Flight<V>, NoFlight>
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut under_way = self.lock();
         if let Some(result) = under_way.get(&key) {
-            return Ok(result.clone());
+            return Ok(Flight {
+                result: result.clone(),
+                is_joined: true,
+            });
         }
         if under_way.len() >= self.limit {
             return Err(NoFlight::Full);
@@ -81,14 +107,17 @@ where
             flights: Arc::clone(self),
             key,
         };
-        let lookup = start();
+        let lookup = start(Early(sender.clone()));
         tokio::spawn(async move {
             let value = lookup.await;
             // Off the table first: whoever asks after this starts anew, or finds it in a cache.
             drop(landing);
-            sender.send_replace(Some(value));
+            Early(sender).land(value);
         });
-        Ok(receiver)
+        Ok(Flight {
+            result: receiver,
+            is_joined: false,
+        })
     }
 }
 
@@ -98,6 +127,13 @@ impl<K, V> Flights<K, V> {
         self.under_way
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Eq + Hash, V> Flights<K, V> {
+    /// Whether `key` is being looked up.
+    pub(super) fn is_under_way(&self, key: &K) -> bool {
+        self.lock().contains_key(key)
     }
 }
 
@@ -123,12 +159,12 @@ mod tests {
         let ask = || {
             let (flights, started, gate) = (flights.clone(), started.clone(), gate.clone());
             tokio::spawn(async move {
-                let start = || async move {
+                let start = |_| async move {
                     let number = started.fetch_add(1, Ordering::SeqCst);
                     gate.notified().await;
                     number
                 };
-                flights.join(1, start).await
+                flights.join(1, start)?.landed().await
             })
         };
         let waiting: Vec<_> = (0..10).map(|_| ask()).collect();
@@ -151,16 +187,12 @@ mod tests {
         let flights = Flights::<u8, u8>::new(4);
         let (gate, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (opened, told) = (gate.clone(), done.clone());
-        let first = flights.join(1, || async move {
+        let first = flights.join(1, |_| async move {
             opened.notified().await;
             told.notify_one();
             7
         });
-        tokio::select! {
-            biased;
-            _ = first => panic!("the gate is closed"),
-            () = tokio::task::yield_now() => {}
-        }
+        drop(first.unwrap());
         gate.notify_one();
         done.notified().await;
     }
@@ -170,18 +202,45 @@ mod tests {
         let flights = Flights::<u8, u8>::new(1);
         let gate = Arc::new(Notify::new());
         let opened = gate.clone();
-        let receiver = flights.board(1, || async move {
+        let first = flights.join(1, |_| async move {
             opened.notified().await;
             1
         });
-        assert!(receiver.is_ok());
-        assert_eq!(flights.join(2, || async { 2 }).await, Err(NoFlight::Full));
+        let mut first = first.unwrap();
+        assert_eq!(
+            flights.join(2, |_| async { 2 }).unwrap_err(),
+            NoFlight::Full
+        );
         gate.notify_one();
-        assert_eq!(flights.join(1, || async { 9 }).await, Ok(1));
-        let lost = flights
-            .join(3, || async { panic!("inside a lookup") })
-            .await;
-        assert_eq!(lost, Err(NoFlight::Lost));
-        assert_eq!(flights.join(4, || async { 4 }).await, Ok(4));
+        assert_eq!(first.landed().await, Ok(1));
+        let lost = flights.join(3, |_| async { panic!("inside a lookup") });
+        assert_eq!(lost.unwrap().landed().await, Err(NoFlight::Lost));
+        let next = flights.join(4, |_| async { 4 });
+        assert_eq!(next.unwrap().landed().await, Ok(4));
+    }
+
+    #[tokio::test]
+    async fn an_early_result_is_given_while_the_lookup_goes_on() {
+        let flights = Flights::<u8, u8>::new(4);
+        let gate = Arc::new(Notify::new());
+        let opened = gate.clone();
+        let start = |early: Early<u8>| async move {
+            early.land(1);
+            opened.notified().await;
+            2
+        };
+        assert_eq!(flights.join(1, start).unwrap().landed().await, Ok(1));
+        let mut again = flights.join(1, |_| async { 9 }).unwrap();
+        assert_eq!(again.landed().await, Ok(1), "the first lookup is under way");
+        assert_eq!(again.landed_again(Duration::ZERO).await, None);
+        gate.notify_one();
+        assert_eq!(again.landed_again(Duration::from_secs(20)).await, Some(2));
+        while !flights.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(
+            flights.join(1, |_| async { 4 }).unwrap().landed().await,
+            Ok(4)
+        );
     }
 }

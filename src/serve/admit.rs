@@ -13,7 +13,7 @@ use super::cookies::{Cookies, Judged};
 use super::edns::{self, MIN_PAYLOAD, QueryOpt, ReplyOpt};
 use super::reply::{self, Head};
 use super::{AuthenticData, ServeSettings};
-use crate::resolve::{Ede, Question, UDP_PAYLOAD_LEN, ede};
+use crate::resolve::{Asker, Ede, Question, UDP_PAYLOAD_LEN, ede};
 use crate::wire::{self, Header, Layout, flags};
 
 /// The opcode QUERY (RFC 1035 section 4.1.1).
@@ -47,6 +47,8 @@ pub(super) enum Admission {
 pub(crate) struct Asked {
     /// What to look up.
     pub(super) question: Question,
+    /// On whose behalf.
+    pub(super) asker: Asker,
     /// What the reply copies from the query.
     pub(super) head: Head,
 }
@@ -132,7 +134,11 @@ impl Gate {
         };
         let head = self.head(&query, client.ip(), transport);
         match query.judge(served, client, transport) {
-            Ok(question) => Admission::Question(Box::new(Asked { question, head })),
+            Ok(question) => Admission::Question(Box::new(Asked {
+                question,
+                asker: client.ip().into(),
+                head,
+            })),
             Err(AtOnce { rcode, ede }) => {
                 Admission::Reply(reply::error(&head, rcode.into(), ede.as_ref()))
             }

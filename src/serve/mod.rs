@@ -25,7 +25,7 @@ pub(crate) use stream::{Places, serve_tcp};
 pub(crate) use udp::serve_udp;
 
 /// Questions from UDP clients that wait for a lookup at once. Beyond it they get SERVFAIL at once.
-const MAX_WAITING: usize = 4096;
+const MAX_WAITING: usize = 8192;
 
 /// How long a TCP connection may be idle (RFC 7766 section 6.2.3). Clients that ask are told.
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -118,7 +118,7 @@ impl Service {
 
     /// The reply to a question that is not in the cache.
     async fn look_up(&self, asked: Asked) -> Vec<u8> {
-        let answer = self.resolver.resolve(asked.question).await;
+        let answer = self.resolver.resolve(asked.question, asked.asker).await;
         reply::answer(&asked.head, &answer, false, Instant::now())
     }
 }

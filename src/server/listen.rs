@@ -68,8 +68,14 @@ fn bind_both(configured: SocketAddr) -> Result<Listener, ListenError> {
     })
 }
 
+/// The kernel counts a small query as some 800 bytes: room for five thousand, such as a household's
+/// clients send when their line comes back.
+const UDP_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+
 fn bind_udp(address: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
     let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+    // The system gives what its limit (net.core.rmem_max) allows; less is no error.
+    socket.set_recv_buffer_size(UDP_RECEIVE_BUFFER)?;
     socket.bind(&address.into())?;
     let socket = UdpSocket::from_std(socket.into())?;
     let bound = socket.local_addr()?;

@@ -1,6 +1,7 @@
 //! The composition root: from a configuration to bound sockets, a resolver behind them, and a run
 //! that can be reloaded and stopped.
 
+mod control;
 mod listen;
 mod port_holder;
 
@@ -12,20 +13,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, SearchDomains};
+use crate::control::{ControlListener, serve_control};
 use crate::pkarr::Suffixes;
 use crate::resolve::{
     AnswerCache, Dht, DhtSettings, Failure, Forward, HoldTimes, HostsByForwarding, Names, Packets,
-    Question, Resolver, Response, Ttls, Upstreams, system_servers,
+    Question, Resolver, Response, Store, StoreSettings, Ttls, Upstreams, system_servers,
 };
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{
     AuthenticData, CurrentService, Places, ServeSettings, Service, serve_tcp, serve_udp,
 };
+use control::{CurrentParts, Parts};
 use listen::Listener;
 
 pub use listen::ListenError;
@@ -35,6 +38,8 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part of the cache's bytes that packets get; answers get the rest. An answer is asked for far
 /// more often than the packet behind it.
 const PACKETS_SHARE: u64 = 4;
+/// Longest time that the start waits for the packet store, which opens in the background after that.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
 /// The file with DHT nodes in the state directory.
 const NODES_FILE: &str = "dht-nodes";
 
@@ -72,9 +77,9 @@ pub struct Server {
     listeners: Vec<Running>,
     service: Arc<CurrentService>,
     forward: Arc<CurrentForward>,
-    dht: Arc<Dht>,
+    parts: Arc<CurrentParts>,
     dht_stop: CancellationToken,
-    packets: Arc<Packets>,
+    control_stop: CancellationToken,
     places: Arc<Places>,
     tasks: TaskTracker,
     udp_addresses: watch::Sender<Vec<SocketAddr>>,
@@ -133,13 +138,28 @@ impl Server {
         } else {
             listen::bind_all(&config.listen.addresses)?
         };
+        // While it opens, the rest is made ready.
+        let store = open_store(&config);
         let listening: Vec<SocketAddr> = bound.iter().map(|listener| listener.bound).collect();
         let upstreams = upstreams(&config, options.resolv_conf.as_ref(), &listening);
         let forward = Arc::new(CurrentForward(ArcSwap::from_pointee(upstreams)));
         let dht_stop = CancellationToken::new();
         let dht = start_dht(&config, &forward, dht_stop.clone());
-        let packets = packets(&config, &dht);
-        let service = service(&config, &packets, &forward)?;
+        if let Some(store) = &store {
+            store.wait_until_open(STORE_PATIENCE);
+        }
+        let parts = Parts {
+            started: Instant::now(),
+            suffixes: Suffixes::new(&config.names.suffixes),
+            packets: packets(&config, &dht, store.as_ref()),
+            answers: AnswerCache::new(answers_max_bytes(&config)),
+            config: config.clone(),
+            listening,
+            forward: Arc::clone(&forward),
+            dht,
+            store,
+        };
+        let service = service(&config, &parts)?;
         let mut server = Self {
             resolv_conf: options.resolv_conf,
             reloaded: options.reloaded,
@@ -147,9 +167,9 @@ impl Server {
             listeners: Vec::new(),
             service: Arc::new(ArcSwap::from_pointee(service)),
             forward,
-            dht,
+            parts: Arc::new(CurrentParts(ArcSwap::from_pointee(parts))),
             dht_stop,
-            packets,
+            control_stop: CancellationToken::new(),
             places: Places::new(
                 config.listen.max_tcp_connections,
                 config.listen.max_tcp_connections_per_client,
@@ -162,6 +182,7 @@ impl Server {
             server.listen(listener);
         }
         server.tell_udp_addresses();
+        server.open_control();
         Ok(server)
     }
 
@@ -174,7 +195,7 @@ impl Server {
 
     /// The DHT client.
     pub fn dht(&self) -> Arc<Dht> {
-        Arc::clone(&self.dht)
+        Arc::clone(&self.parts.0.load().dht)
     }
 
     /// Serves until `stop`, taking each configuration that comes through `reload`, and tells systemd
@@ -217,6 +238,11 @@ impl Server {
             tracing::warn!(left = self.tasks.len(), "stopped with questions unanswered");
         }
         self.dht_stop.cancel();
+        self.control_stop.cancel();
+        let store = self.parts.0.load().store.clone();
+        if let Some(store) = store {
+            store.close().await;
+        }
     }
 
     /// Takes a new configuration. Nothing changes if it cannot be carried out.
@@ -246,19 +272,41 @@ impl Server {
             .collect();
         let upstreams = upstreams(&config, self.resolv_conf.as_ref(), &listening);
 
-        let dht_changed = config.dht != self.config.dht || config.state != self.config.state;
-        let mut dht = Arc::clone(&self.dht);
+        let dht_changed =
+            config.dht != self.config.dht || config.state.directory != self.config.state.directory;
+        let before = self.parts.0.load_full();
+        let mut dht = Arc::clone(&before.dht);
         let mut dht_stop = self.dht_stop.clone();
         if dht_changed {
             dht_stop = CancellationToken::new();
             dht = start_dht(&config, &self.forward, dht_stop.clone());
         }
-        let packets = if dht_changed || config.cache != self.config.cache {
-            packets(&config, &dht)
+        // A new bound alone waits for the next start: two stores cannot have one directory open.
+        let store_changed = config.state.directory != self.config.state.directory;
+        let store = if store_changed {
+            open_store(&config)
         } else {
-            Arc::clone(&self.packets)
+            before.store.clone()
         };
-        let service = match service(&config, &packets, &self.forward) {
+        let packets = if dht_changed || store_changed || config.cache != self.config.cache {
+            let packets = packets(&config, &dht, store.as_ref());
+            packets.take_over(&before.packets);
+            packets
+        } else {
+            Arc::clone(&before.packets)
+        };
+        let parts = Parts {
+            started: before.started,
+            suffixes: Suffixes::new(&config.names.suffixes),
+            answers: AnswerCache::new(answers_max_bytes(&config)),
+            config: config.clone(),
+            listening,
+            forward: Arc::clone(&self.forward),
+            dht,
+            store,
+            packets,
+        };
+        let service = match service(&config, &parts) {
             Ok(service) => service,
             Err(error) => {
                 if dht_changed {
@@ -274,7 +322,8 @@ impl Server {
         if dht_changed {
             self.dht_stop.cancel();
         }
-        (self.dht, self.dht_stop, self.packets) = (dht, dht_stop, packets);
+        self.dht_stop = dht_stop;
+        self.parts.0.store(Arc::new(parts));
         self.places.set_limits(
             config.listen.max_tcp_connections,
             config.listen.max_tcp_connections_per_client,
@@ -292,7 +341,11 @@ impl Server {
             self.listen(listener);
         }
         self.tell_udp_addresses();
+        let control_changed = config.control != self.config.control;
         self.config = config;
+        if control_changed {
+            self.open_control();
+        }
         Ok(())
     }
 
@@ -320,6 +373,19 @@ impl Server {
             serves_udp,
             stop,
         });
+    }
+
+    /// Opens the control socket, in place of the one before.
+    fn open_control(&mut self) {
+        let before = std::mem::take(&mut self.control_stop);
+        if let Some(path) = &self.config.control.socket
+            && let Some(listener) = ControlListener::open(path)
+        {
+            let control = Arc::clone(&self.parts);
+            let stop = self.control_stop.clone();
+            tokio::spawn(serve_control(listener, control, stop));
+        }
+        before.cancel();
     }
 
     fn tell_udp_addresses(&self) {
@@ -369,27 +435,51 @@ fn start_dht(config: &Config, forward: &Arc<CurrentForward>, stop: CancellationT
         bootstrap: config.dht.bootstrap.clone(),
         bind_address: config.dht.bind_address,
         lookup_timeout: config.dht.lookup_timeout,
+        linger: config.dht.linger,
+        lookups_per_second: config.dht.max_lookups_per_second,
+        misses_per_client: config.dht.max_misses_per_client,
         nodes_file: directory.map(|directory| directory.join(NODES_FILE)),
     };
     let forward: Arc<dyn Forward> = forward.clone();
     Dht::start(settings, Arc::new(HostsByForwarding(forward)), stop)
 }
 
-fn packets(config: &Config, dht: &Arc<Dht>) -> Arc<Packets> {
+fn open_store(config: &Config) -> Option<Arc<Store>> {
+    let directory = config.state.directory.clone()?;
+    Some(Store::open(StoreSettings {
+        directory,
+        max_bytes: config.state.max_bytes,
+    }))
+}
+
+/// The part of the cache's bytes that packets get.
+fn packets_max_bytes(config: &Config) -> u64 {
+    config.cache.max_bytes / PACKETS_SHARE
+}
+
+/// The part that answers get.
+fn answers_max_bytes(config: &Config) -> u64 {
+    config.cache.max_bytes - packets_max_bytes(config)
+}
+
+fn packets(config: &Config, dht: &Arc<Dht>, store: Option<&Arc<Store>>) -> Arc<Packets> {
     let times = HoldTimes {
         min: config.dht.packet_min_ttl.max(config.cache.min_ttl),
         max: config.cache.max_ttl,
         empty: config.cache.negative_ttl,
         failure: config.cache.failure_ttl,
+        max_stale: config.cache.max_stale,
+        stale_wait: config.cache.stale_wait,
     };
-    Packets::new(dht.clone(), config.cache.max_bytes / PACKETS_SHARE, times)
+    Packets::new(
+        dht.clone(),
+        store.map(Arc::clone),
+        packets_max_bytes(config),
+        times,
+    )
 }
 
-fn service(
-    config: &Config,
-    packets: &Arc<Packets>,
-    forward: &Arc<CurrentForward>,
-) -> Result<Service, StartError> {
+fn service(config: &Config, parts: &Parts) -> Result<Service, StartError> {
     let cache = &config.cache;
     let ttls = Ttls {
         min: whole_seconds(cache.min_ttl),
@@ -398,7 +488,7 @@ fn service(
         failure: whole_seconds(cache.failure_ttl),
     };
     let names = Names {
-        suffixes: Suffixes::new(&config.names.suffixes),
+        suffixes: parts.suffixes.clone(),
         answer_search_domains: config.names.search_domains == SearchDomains::Answer,
         synthesise_addresses: config.names.synthesise_addresses,
         special_use: config.names.special_use,
@@ -407,10 +497,10 @@ fn service(
     };
     let resolver = Resolver::new(
         names,
-        Arc::clone(packets),
-        forward.clone(),
+        Arc::clone(&parts.packets),
+        parts.forward.clone(),
         ttls,
-        AnswerCache::new(cache.max_bytes - cache.max_bytes / PACKETS_SHARE),
+        parts.answers.clone(),
     );
     let settings = ServeSettings {
         allow: config.access.allow.clone(),

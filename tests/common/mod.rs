@@ -15,15 +15,15 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use mainline::Testnet;
-use pkbridge::config::{Config, Control, State};
+use pkbridge::config::Config;
 use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey};
-use pkbridge::resolve::Node;
+use pkbridge::resolve::{Dht, Ending, Failure, Holders, Node, See, Sighting};
 use pkbridge::server::{Options, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -35,11 +35,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A configuration for loopback: any free port, no upstream, a DHT that does not answer, no state.
 pub fn config() -> Config {
-    let mut config = Config {
-        state: State { directory: None },
-        control: Control { socket: None },
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.state.directory = None;
+    config.control.socket = None;
     config.listen.addresses = vec![(Ipv4Addr::LOCALHOST, 0).into()];
     config.dht.bootstrap = vec!["127.0.0.1:9".to_owned()];
     config.dht.bind_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
@@ -52,6 +50,7 @@ pub struct Running {
     pub addresses: Vec<SocketAddr>,
     pub stop: CancellationToken,
     pub reload: mpsc::Sender<Config>,
+    pub dht: Arc<Dht>,
     pub task: tokio::task::JoinHandle<()>,
 }
 
@@ -59,6 +58,7 @@ impl Running {
     pub fn start(config: Config) -> Self {
         let server = Server::start(config, Options::default()).unwrap();
         let addresses = server.addresses();
+        let dht = server.dht();
         let stop = CancellationToken::new();
         let (reload, configs) = mpsc::channel(1);
         let task = tokio::spawn(server.run(stop.clone(), configs));
@@ -67,8 +67,19 @@ impl Running {
             addresses,
             stop,
             reload,
+            dht,
             task,
         }
+    }
+
+    /// Asks for a key, and waits until its lookup has ended: TTLs are low before.
+    pub async fn warm(&self, key: PublicKey) {
+        ask(self.address, &key.to_string(), RecordType::TXT).await;
+        until("the lookup ends", async || {
+            let lookups = self.dht.status().lookups;
+            lookups.under_way == 0 && lookups.waiting == 0
+        })
+        .await;
     }
 }
 
@@ -86,6 +97,11 @@ pub struct TestDht {
 
 impl TestDht {
     pub async fn start(count: usize) -> Self {
+        // The library's nodes take this port if it is free: one that is dropped would be followed on
+        // it by one of another network.
+        static PORT: LazyLock<Option<std::net::UdpSocket>> =
+            LazyLock::new(|| std::net::UdpSocket::bind("127.0.0.1:6881").ok());
+        LazyLock::force(&PORT);
         let build = move || Testnet::builder(count).build().unwrap();
         let testnet = tokio::task::spawn_blocking(build).await.unwrap();
         let any_port = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
@@ -104,6 +120,29 @@ impl TestDht {
 
     pub async fn publish(&self, packet: &SignedPacket) {
         assert!(self.publisher.publish(packet).await.unwrap() > 0);
+    }
+}
+
+/// What a scripted lookup comes to.
+#[derive(Debug, Clone)]
+pub enum Fetched {
+    Packet(SignedPacket),
+    Invalid { seq: u64, reason: String },
+    Absent,
+    Failed(Failure),
+}
+
+impl Fetched {
+    /// Shows what was found and ends the lookup.
+    pub fn play(self, see: &mut See<'_>) -> Ending {
+        match self {
+            Self::Packet(packet) => see(Sighting::Packet(packet)),
+            Self::Invalid { seq, reason } => see(Sighting::Invalid { seq, reason }),
+            Self::Absent => {}
+            Self::Failed(Failure::DhtPoorMiss) => return Ending::Poor,
+            Self::Failed(failure) => return Ending::Failed(failure),
+        }
+        Ending::Complete(Holders::default())
     }
 }
 
@@ -352,4 +391,15 @@ pub fn reply_to(query: &[u8]) -> Message {
     reply.metadata.recursion_available = true;
     reply.add_queries(query.queries.iter().cloned());
     reply
+}
+
+/// Waits until `done`, and fails if that takes too long.
+pub async fn until(what: &str, done: impl AsyncFn() -> bool) {
+    let poll = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, poll).await;
+    assert!(waited.is_ok(), "{what}");
 }

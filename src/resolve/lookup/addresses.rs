@@ -13,6 +13,7 @@ use crate::pkarr::{Record, Zone};
 use crate::resolve::answers::Question;
 use crate::resolve::delegation::ResolveAddresses;
 use crate::resolve::failure::{Ede, ede};
+use crate::resolve::packets::Asker;
 use crate::resolve::response::Response;
 use crate::wire::{self, Section};
 
@@ -20,21 +21,26 @@ use crate::wire::{self, Section};
 const MAX_SERVICES: usize = 4;
 
 impl Lookup {
-    /// The answer section for another name, aliases included; `None` if that cannot be told. Such a
-    /// lookup follows no delegations.
+    /// The answer section for another name, aliases included; `None` if that cannot be told. What `chain`
+    /// has gathered then also depends on the packets behind it. Such a lookup follows no delegations.
     pub(super) async fn records(
         &self,
         name: &Name,
         rtype: RecordType,
         question: &Question,
+        chain: &mut Chain,
     ) -> Option<Vec<Record>> {
         let asked = Question {
             name: name.to_lowercase(),
             rtype,
             ..question.clone()
         };
-        match self.follow(&asked, false).await.ok()? {
-            Found::Gathered(chain, _) => Some(chain.answers),
+        match self.follow(&asked, chain.asker, false).await.ok()? {
+            Found::Gathered(other, _) => {
+                chain.holds_for(other.lifetime);
+                chain.held.extend(other.held);
+                Some(other.answers)
+            }
             Found::Verbatim(answer) => {
                 let response = Response::from_message(answer.wire().to_vec())?;
                 let answers = response.layout.section(Section::Answer);
@@ -63,7 +69,7 @@ impl Lookup {
             return;
         };
         for (_, ttl, target) in services {
-            let Some(found) = self.records(&target, question.rtype, question).await else {
+            let Some(found) = self.records(&target, question.rtype, question, chain).await else {
                 // It may be there later.
                 chain.holds_for(self.ttls.failure);
                 continue;
@@ -133,7 +139,13 @@ fn alias_target(record: &Record) -> Option<Name> {
         .map(|(name, _)| name)
 }
 
-impl ResolveAddresses for Lookup {
+/// Looks up the addresses of name servers on behalf of whoever asked for what they serve.
+pub(super) struct OnBehalf<'a> {
+    pub(super) lookup: &'a Lookup,
+    pub(super) asker: Asker,
+}
+
+impl ResolveAddresses for OnBehalf<'_> {
     fn resolve_addresses<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Vec<IpAddr>> {
         Box::pin(async move {
             let mut addresses = Vec::new();
@@ -144,7 +156,11 @@ impl ResolveAddresses for Lookup {
                     dnssec_ok: false,
                     checking_disabled: false,
                 };
-                let records = self.records(name, rtype, &question).await;
+                let mut chain = self.lookup.chain(&question, self.asker, false);
+                let records = self
+                    .lookup
+                    .records(name, rtype, &question, &mut chain)
+                    .await;
                 let records = records.unwrap_or_default();
                 addresses.extend(records.iter().filter_map(Record::address));
             }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use hickory_proto::rr::{Name, RecordType};
 use tokio::time::Instant;
 
+use super::addresses::OnBehalf;
 use super::packet::View;
 use super::{Chain, Ending, Lookup, MAX_ALIASES, Step};
 use crate::pkarr::{PublicKeyName, Record};
@@ -37,7 +38,11 @@ impl Lookup {
             name: of_key.in_zone.to_lowercase(),
             ..question.clone()
         };
-        let response = delegations.ask(&cut, servers, &asked, self).await?;
+        let addresses = OnBehalf {
+            lookup: self,
+            asker: chain.asker,
+        };
+        let response = delegations.ask(&cut, servers, &asked, &addresses).await?;
         chain.now = Instant::now();
         chain.verified = false;
         let section = |section| -> Vec<Record> {
@@ -121,7 +126,10 @@ mod tests {
     use crate::pkarr::{PublicKey, SignedPacket, Suffixes};
     use crate::resolve::delegation::Delegations;
     use crate::resolve::lookup::Names;
-    use crate::resolve::{FetchPacket, Fetched, Forward, HoldTimes, Packets, Response, Ttls};
+    use crate::resolve::{
+        Asker, Ending, FetchPacket, Forward, HoldTimes, Holders, Packets, Response, See, Sighting,
+        Ttls, Wanted,
+    };
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 
@@ -129,8 +137,9 @@ mod tests {
     struct OnePacket(SignedPacket);
 
     impl FetchPacket for OnePacket {
-        fn fetch(&self, _: PublicKey) -> BoxFuture<'_, Fetched> {
-            Box::pin(async { Fetched::Packet(self.0.clone()) })
+        fn fetch<'a>(&'a self, _: Wanted, see: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
+            see(Sighting::Packet(self.0.clone()));
+            Box::pin(async { Ending::Complete(Holders::default()) })
         }
     }
 
@@ -203,13 +212,15 @@ mod tests {
             max: Duration::from_secs(600),
             empty: Duration::from_secs(60),
             failure: Duration::from_secs(5),
+            max_stale: Duration::ZERO,
+            stale_wait: Duration::ZERO,
         };
         let lookup = Lookup {
             names: Names {
                 suffixes: Suffixes::new(["pkarr"]),
                 ..Names::default()
             },
-            packets: Packets::new(Arc::new(OnePacket(packet)), 1 << 20, times),
+            packets: Packets::new(Arc::new(OnePacket(packet)), None, 1 << 20, times),
             forward: Arc::new(NoUpstream),
             delegations: Some(
                 Delegations::new(allow_private, Duration::from_secs(4)).at_port(port),
@@ -231,7 +242,7 @@ mod tests {
             dnssec_ok: false,
             checking_disabled: false,
         };
-        let answer = lookup.answer(&question).await;
+        let answer = lookup.answer(&question, Asker::Refresh).await;
         assert!(!answer.is_verified(), "no signature covers it");
         let codes = answer.edes().iter().map(|ede| ede.code).collect();
         (Message::from_vec(answer.wire()).unwrap(), codes)

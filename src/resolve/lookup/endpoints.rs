@@ -56,7 +56,7 @@ impl Lookup {
                 return;
             }
             seen.push(target.clone());
-            let behind = self.records(&target, question.rtype, question).await;
+            let behind = self.records(&target, question.rtype, question, chain).await;
             let behind = self.or_soon_again(behind, chain);
             if behind.is_empty() {
                 self.add_addresses(vec![target], question, chain).await;
@@ -77,7 +77,7 @@ impl Lookup {
     async fn add_addresses(&self, targets: Vec<Name>, question: &Question, chain: &mut Chain) {
         for target in targets {
             for rtype in [RecordType::A, RecordType::AAAA] {
-                let records = self.records(&target, rtype, question).await;
+                let records = self.records(&target, rtype, question, chain).await;
                 for record in self.or_soon_again(records, chain) {
                     if !chain.additionals.contains(&record) {
                         chain.additionals.push(record);

@@ -68,6 +68,16 @@ const EMPTY_NAMES: [&str; 3] = [
 const LOOPBACK_PTR: &str =
     "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa";
 
+/// Whether a name (in lower case) is special everywhere, and answered without asking anybody.
+pub fn is_special_use(name: &Name) -> bool {
+    is_at_or_below(name, "localhost") || empty_zone_of(name).is_some()
+}
+
+fn empty_zone_of(name: &Name) -> Option<Name> {
+    let mut ancestors = (1..=name.iter().len()).map(|count| name.trim_to(count));
+    ancestors.find(|ancestor| EMPTY_ZONES.contains(ancestor))
+}
+
 fn fqdn(text: &str) -> Option<Name> {
     let mut name = Name::from_ascii(text).ok()?;
     name.set_fqdn(true);
@@ -146,8 +156,7 @@ impl Lookup {
         let ending = if is_at_or_below(name, "localhost") {
             self.answer_localhost(question, name, chain)
         } else {
-            let mut ancestors = (1..=name.iter().len()).map(|count| name.trim_to(count));
-            let apex = ancestors.find(|ancestor| EMPTY_ZONES.contains(ancestor))?;
+            let apex = empty_zone_of(name)?;
             if is_loopback_ptr(name) {
                 self.answer_loopback_ptr(question, name, &apex, chain)
             } else if apex == *name {

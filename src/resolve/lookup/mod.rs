@@ -15,17 +15,22 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use tokio::time::{Instant, timeout};
 
+pub use local::is_special_use;
+
 use super::Ttls;
 use super::answers::{Answer, Composed, Question};
 use super::delegation::Delegations;
 use super::failure::{Ede, Failure};
-use super::packets::{Held, Packets};
+use super::packets::{Asker, Held, Packets};
 use super::upstream::Forward;
 use crate::pkarr::{NameKind, PublicKeyName, Record, Suffixes};
 use crate::wire;
 
 /// Aliases that are followed for one question, whoever made them.
 const MAX_ALIASES: usize = 12;
+
+/// How long the answer is kept that a key's packet cannot be had, in seconds.
+const FAILURE_TTL: u32 = 5;
 
 /// Extended DNS Errors in one answer.
 const MAX_EDES: usize = 3;
@@ -68,6 +73,8 @@ struct Chain {
     /// Seconds for which all of it holds.
     lifetime: u32,
     held: Vec<Arc<Held>>,
+    /// On whose behalf packets are looked for.
+    asker: Asker,
     edes: Vec<Ede>,
     /// Whether the asked name lies in a zone that pkbridge is the authority of.
     authoritative: bool,
@@ -101,23 +108,24 @@ enum Found {
 
 impl Lookup {
     /// Answers a question; a failure is an answer too.
-    pub(super) async fn answer(&self, question: &Question) -> Answer {
-        match self.try_answer(question).await {
+    pub(super) async fn answer(&self, question: &Question, asker: Asker) -> Answer {
+        match self.try_answer(question, asker).await {
             Ok(answer) => answer,
             Err(failure) => {
                 tracing::debug!(?question, %failure, "no answer");
-                let time = if failure.is_cacheable() {
-                    self.ttls.failure
-                } else {
-                    0
+                let time = match failure.is_cacheable() {
+                    // The packets remember it as well, and know when it no longer holds.
+                    true if failure.is_of_packet() => self.ttls.failure.min(FAILURE_TTL),
+                    true => self.ttls.failure,
+                    false => 0,
                 };
                 Answer::failure(question, &failure, seconds(time))
             }
         }
     }
 
-    async fn try_answer(&self, question: &Question) -> Result<Answer, Failure> {
-        match self.follow(question, true).await? {
+    async fn try_answer(&self, question: &Question, asker: Asker) -> Result<Answer, Failure> {
+        match self.follow(question, asker, true).await? {
             Found::Verbatim(answer) => Ok(answer),
             Found::Gathered(mut chain, mut ending) => {
                 let extras = async {
@@ -136,25 +144,31 @@ impl Lookup {
         }
     }
 
+    fn chain(&self, question: &Question, asker: Asker, may_delegate: bool) -> Chain {
+        Chain {
+            now: Instant::now(),
+            answers: Vec::new(),
+            additionals: Vec::new(),
+            lifetime: self.ttls.max,
+            held: Vec::new(),
+            asker,
+            edes: Vec::new(),
+            authoritative: self.names.suffixes.cover(&question.name),
+            verified: true,
+            may_delegate,
+        }
+    }
+
     /// Follows a question to the end of its chain of aliases. A boxed future, since looking for the
     /// addresses of a name server comes back here.
     fn follow<'a>(
         &'a self,
         question: &'a Question,
+        asker: Asker,
         may_delegate: bool,
     ) -> BoxFuture<'a, Result<Found, Failure>> {
         Box::pin(async move {
-            let mut chain = Chain {
-                now: Instant::now(),
-                answers: Vec::new(),
-                additionals: Vec::new(),
-                lifetime: self.ttls.max,
-                held: Vec::new(),
-                edes: Vec::new(),
-                authoritative: self.names.suffixes.cover(&question.name),
-                verified: true,
-                may_delegate,
-            };
+            let mut chain = self.chain(question, asker, may_delegate);
             let mut name = question.name.clone();
             for _ in 0..=MAX_ALIASES {
                 match self.step(question, name, &mut chain).await? {
@@ -239,11 +253,11 @@ impl Chain {
         };
         let wire = composed.to_wire(question)?;
         let answer = Answer::new(wire, composed.rcode, self.now, seconds(self.lifetime))?;
-        let superseded = self.held.iter().map(|held| held.superseded.clone());
+        let ended = self.held.iter().map(|held| Arc::clone(&held.ended));
         Ok(answer
             .with_edes(self.edes)
             .with_verified(self.verified)
-            .superseded_by(superseded.collect()))
+            .ends_with(ended.collect()))
     }
 }
 

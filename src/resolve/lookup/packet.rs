@@ -29,6 +29,9 @@ pub(super) struct View<'a> {
     age: u32,
     /// Seconds that the packet is still held.
     left: u32,
+    /// Seconds that an answer made from it may be kept.
+    keep: u32,
+    ttl_limit: u32,
     is_stale: bool,
 }
 
@@ -51,6 +54,12 @@ impl<'a> View<'a> {
             } else {
                 seconds_between(now, held.expires)
             },
+            keep: if is_stale {
+                ttls.failure.min(STALE_TTL)
+            } else {
+                seconds_between(now, held.next_look(now))
+            },
+            ttl_limit: held.ttl_limit(),
             is_stale,
         }
     }
@@ -70,7 +79,7 @@ impl<'a> View<'a> {
         if self.is_stale {
             return STALE_TTL;
         }
-        let bounded = ttl.clamp(self.ttls.min, self.ttls.max);
+        let bounded = ttl.clamp(self.ttls.min, self.ttls.max).min(self.ttl_limit);
         bounded.saturating_sub(self.age)
     }
 
@@ -103,7 +112,7 @@ impl Lookup {
         name: Name,
         chain: &mut Chain,
     ) -> Result<Step, Failure> {
-        let (held, stale) = match self.packets.newest(of_key.key).await {
+        let (held, stale) = match self.packets.newest(of_key.key, chain.asker).await {
             Known::Packet(held) => (held, None),
             Known::Stale(held, reason) => (held, Some(reason)),
             Known::Failed(failure) => return Err(failure),
@@ -113,7 +122,7 @@ impl Lookup {
         chain.now = Instant::now();
         let zone = Zone::new(&held.packet, self.ttls.negative);
         let view = View::new(of_key, &zone, &held, self.ttls, stale.is_some());
-        chain.holds_for(view.left);
+        chain.holds_for(view.keep);
         chain.held.push(Arc::clone(&held));
         let found = zone.lookup(&of_key.in_zone, question.rtype);
         if let Some(reason) = stale {

@@ -2,7 +2,7 @@
 //!
 //! `records` has one [`Record`] a key; `order` lists the same keys, those without a packet first, each
 //! kind by the tick at which it was last of use, with what the record counts for. Both change in one
-//! transaction. `facts` tells the number of the schema.
+//! transaction. `facts` tells the number of the schema, and a check by which the secret is known again.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use redb::{
 use tokio::time::Instant;
 
 use super::pending::Changes;
-use super::record::Record;
+use super::record::{Record, Secret};
 use crate::panics::isolate;
 use crate::pkarr::PublicKey;
 
 /// The number of what is written here. Another one in a file means another version of this program.
-const SCHEMA: u64 = 1;
+pub(super) const SCHEMA: u64 = 1;
 /// Keys without a packet whose highest `seq` is remembered; the oldest go first. They count for
 /// 26 MB, and are one new key a second for a day and a half.
 const MAX_SEQS: u64 = 131_072;
@@ -34,6 +34,8 @@ const RECORDS: TableDefinition<'static, &[u8; 32], &[u8]> = TableDefinition::new
 const ORDER: TableDefinition<'static, &[u8; 37], u32> = TableDefinition::new("order");
 const FACTS: TableDefinition<'static, &str, u64> = TableDefinition::new("facts");
 const SCHEMA_KEY: &str = "schema";
+/// The check of no bytes.
+const SECRET_KEY: &str = "secret";
 
 /// What is wrong with a store.
 #[derive(Debug, thiserror::Error)]
@@ -83,70 +85,97 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Trouble>) -> Result<T, 
     isolate(run).unwrap_or_else(|panic| Err(Trouble::Damaged(panic)))
 }
 
-/// Opens a database or begins one, and looks at all of it if `check`.
-pub(super) fn open_database(
-    backend: impl redb::StorageBackend,
-    check: bool,
-) -> Result<Database, Trouble> {
-    let open = move || {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_LEN);
-        builder.set_check_integrity_on_open(check);
-        let database = builder.create_with_backend(backend);
-        let database = database.map_err(|error| Trouble::from(redb::Error::from(error)))?;
-        Ok(database)
-    };
-    guarded(open)
+/// An open database, and the secret that its records are checked with.
+#[derive(Debug)]
+pub(super) struct Disk {
+    database: Database,
+    secret: Secret,
 }
 
-/// Closes it; what panics there is lost.
-pub(super) fn close_database(database: Database) {
-    if let Err(error) = guarded(|| database.close().map_err(|e| redb::Error::from(e).into())) {
-        tracing::debug!(%error, "the packet store was not closed cleanly");
+impl Disk {
+    /// Opens a database or begins one, and looks at all of it if `check`.
+    pub(super) fn open(
+        backend: impl redb::StorageBackend,
+        secret: Secret,
+        check: bool,
+    ) -> Result<Self, Trouble> {
+        let open = move || {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_LEN);
+            builder.set_check_integrity_on_open(check);
+            let database = builder.create_with_backend(backend);
+            let database = database.map_err(|error| Trouble::from(redb::Error::from(error)))?;
+            Ok(Self { database, secret })
+        };
+        guarded(open)
     }
-}
 
-/// The schema's number; none in a database that was just begun.
-pub(super) fn check_schema(database: &Database) -> Result<(), Trouble> {
-    let found = guarded(|| Ok(read_schema(database)?))?;
-    match found {
-        None | Some(SCHEMA) => Ok(()),
-        Some(other) => Err(Trouble::Damaged(format!(
-            "it is of another version of pkbridge (schema {other}, this one knows {SCHEMA})"
-        ))),
+    /// Closes it; what panics there is lost.
+    pub(super) fn close(self) {
+        let close = || {
+            self.database
+                .close()
+                .map_err(|e| redb::Error::from(e).into())
+        };
+        if let Err(error) = guarded(close) {
+            tracing::debug!(%error, "the packet store was not closed cleanly");
+        }
     }
-}
 
-fn read_schema(database: &Database) -> Result<Option<u64>, redb::Error> {
-    let read = database.begin_read()?;
-    if read.list_tables()?.next().is_none() {
-        return Ok(None);
+    pub(super) fn compact(&mut self) -> Result<bool, Trouble> {
+        guarded(|| {
+            let compacted = self.database.compact();
+            compacted.map_err(|error| redb::Error::from(error).into())
+        })
     }
-    let found = match read.open_table(FACTS) {
-        Ok(facts) => facts.get(SCHEMA_KEY)?.map(|number| number.value()),
-        Err(redb::TableError::TableDoesNotExist(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some(found.unwrap_or(0)))
-}
 
-/// The record of a key.
-pub(super) fn read_record(database: &Database, key: &PublicKey) -> Result<OnDisk, Trouble> {
-    let read = || -> Result<OnDisk, redb::Error> {
-        let records = match database.begin_read()?.open_table(RECORDS) {
-            Ok(records) => records,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(OnDisk::Nothing),
+    /// Whether it is of this schema and written with this secret. One that was just begun is.
+    pub(super) fn check_facts(&self) -> Result<(), Trouble> {
+        match guarded(|| Ok(self.read_facts()?))? {
+            None => Ok(()),
+            Some((SCHEMA, secret)) if secret == self.secret.check(&[]) => Ok(()),
+            Some((SCHEMA, _)) => Err(Trouble::Damaged(
+                "it was written with another secret than is beside it: what is not signed is lost"
+                    .to_owned(),
+            )),
+            Some((other, _)) => Err(Trouble::Damaged(format!(
+                "it is of another version of pkbridge (schema {other}, this one knows {SCHEMA})"
+            ))),
+        }
+    }
+
+    fn read_facts(&self) -> Result<Option<(u64, u64)>, redb::Error> {
+        let read = self.database.begin_read()?;
+        if read.list_tables()?.next().is_none() {
+            return Ok(None);
+        }
+        let facts = match read.open_table(FACTS) {
+            Ok(facts) => facts,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Some((0, 0))),
             Err(error) => return Err(error.into()),
         };
-        let bytes = records.get(key.as_bytes())?;
-        let record = bytes.map(|bytes| Record::read(bytes.value()));
-        Ok(match record {
-            None => OnDisk::Nothing,
-            Some(Some(record)) if record.key == *key.as_bytes() => OnDisk::Record(record),
-            Some(_) => OnDisk::Unusable,
-        })
-    };
-    guarded(|| Ok(read()?))
+        let fact = |name| Ok::<_, StorageError>(facts.get(name)?.map_or(0, |fact| fact.value()));
+        Ok(Some((fact(SCHEMA_KEY)?, fact(SECRET_KEY)?)))
+    }
+
+    /// The record of a key.
+    pub(super) fn record(&self, key: &PublicKey) -> Result<OnDisk, Trouble> {
+        let read = || -> Result<OnDisk, redb::Error> {
+            let records = match self.database.begin_read()?.open_table(RECORDS) {
+                Ok(records) => records,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(OnDisk::Nothing),
+                Err(error) => return Err(error.into()),
+            };
+            let bytes = records.get(key.as_bytes())?;
+            let record = bytes.map(|bytes| Record::read(bytes.value(), &self.secret));
+            Ok(match record {
+                None => OnDisk::Nothing,
+                Some(Some(record)) if record.key == *key.as_bytes() => OnDisk::Record(record),
+                Some(_) => OnDisk::Unusable,
+            })
+        };
+        guarded(|| Ok(read()?))
+    }
 }
 
 /// What the disk has of a key.
@@ -188,6 +217,7 @@ pub(super) struct Tables {
 struct Open<'txn> {
     records: Table<'txn, &'static [u8; 32], &'static [u8]>,
     order: Table<'txn, &'static [u8; 37], u32>,
+    secret: &'txn Secret,
     usage: Usage,
     refused: u64,
     /// Whether there is anything to commit.
@@ -196,10 +226,10 @@ struct Open<'txn> {
 
 impl Tables {
     /// Counts what is there. A new tick begins.
-    pub(super) fn read(database: &Database, max_bytes: u64) -> Result<Self, Trouble> {
+    pub(super) fn read(disk: &Disk, max_bytes: u64) -> Result<Self, Trouble> {
         let count = || -> Result<(Usage, u32), redb::Error> {
             let (mut usage, mut newest) = (Usage::default(), 0);
-            let order = match database.begin_read()?.open_table(ORDER) {
+            let order = match disk.database.begin_read()?.open_table(ORDER) {
                 Ok(order) => order,
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok((usage, newest)),
                 Err(error) => return Err(error.into()),
@@ -234,9 +264,9 @@ impl Tables {
     }
 
     /// Writes changes, all or none, and waits until they are on the disk.
-    pub(super) fn apply(&mut self, database: &Database, changes: &Changes) -> Result<(), Trouble> {
+    pub(super) fn apply(&mut self, disk: &Disk, changes: &Changes) -> Result<(), Trouble> {
         let tick = self.tick;
-        self.commit(database, |open| {
+        self.commit(disk, |open| {
             if changes.forget_all {
                 for (key, _) in open.first(true, usize::MAX)? {
                     open.drop_packet(&key, tick)?;
@@ -258,11 +288,11 @@ impl Tables {
     }
 
     /// Writes records from a damaged file where they are better than what is there.
-    pub(super) fn restore(&mut self, database: &Database, found: &[Record]) -> Result<(), Trouble> {
+    pub(super) fn restore(&mut self, disk: &Disk, found: &[Record]) -> Result<(), Trouble> {
         for record in found {
             self.tick = self.tick.max(record.tick.saturating_add(1));
         }
-        self.commit(database, |open| {
+        self.commit(disk, |open| {
             for record in found {
                 let before = open.record(&record.key)?;
                 if before
@@ -278,13 +308,13 @@ impl Tables {
 
     fn commit(
         &mut self,
-        database: &Database,
+        disk: &Disk,
         change: impl FnOnce(&mut Open<'_>) -> Result<(), StorageError>,
     ) -> Result<(), Trouble> {
         let write = || -> Result<(Usage, u64), redb::Error> {
-            let transaction = database.begin_write()?;
+            let transaction = disk.database.begin_write()?;
             let (usage, refused, changed) = {
-                let mut open = Open::new(&transaction, self.usage, self.refused)?;
+                let mut open = Open::new(&transaction, &disk.secret, self.usage, self.refused)?;
                 change(&mut open)?;
                 open.make_room(self.max_bytes, self.max_seqs, self.tick)?;
                 (open.usage, open.refused, open.changed)
@@ -304,6 +334,7 @@ impl Tables {
 impl<'txn> Open<'txn> {
     fn new(
         transaction: &'txn WriteTransaction,
+        secret: &'txn Secret,
         usage: Usage,
         refused: u64,
     ) -> Result<Self, redb::Error> {
@@ -311,10 +342,12 @@ impl<'txn> Open<'txn> {
         let is_new = facts.get(SCHEMA_KEY)?.is_none();
         if is_new {
             facts.insert(SCHEMA_KEY, SCHEMA)?;
+            facts.insert(SECRET_KEY, secret.check(&[]))?;
         }
         Ok(Self {
             records: transaction.open_table(RECORDS)?,
             order: transaction.open_table(ORDER)?,
+            secret,
             usage,
             refused,
             changed: is_new,
@@ -325,7 +358,9 @@ impl<'txn> Open<'txn> {
     /// comes.
     fn record(&mut self, key: &[u8; 32]) -> Result<Option<Record>, StorageError> {
         let bytes = self.records.get(key)?;
-        let record = bytes.as_ref().map(|bytes| Record::read(bytes.value()));
+        let record = bytes
+            .as_ref()
+            .map(|bytes| Record::read(bytes.value(), self.secret));
         drop(bytes);
         match record {
             None => Ok(None),
@@ -352,7 +387,7 @@ impl<'txn> Open<'txn> {
             self.records.remove(key)?;
             return Ok(());
         };
-        let bytes = after.to_bytes();
+        let bytes = after.to_bytes(self.secret);
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let cost = u32::try_from(len + RECORD_OVERHEAD).unwrap_or(u32::MAX);
         self.records.insert(key, bytes.as_slice())?;

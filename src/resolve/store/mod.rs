@@ -12,7 +12,11 @@
 //!   moved aside and each record that is still whole in it is kept ([`files`]); for that a record proves
 //!   itself ([`record`]). A file that cannot be written is read all the same. What panics inside the
 //!   database library costs the store, not the process.
-//! - Wall clocks decide nothing: what is of least use is told by a count of hours in which the store ran.
+//! - No wall clock decides what is kept: what is of least use is told by a count of hours in which the
+//!   store ran. When a packet was last confirmed is wall-clock time, and decides how long it is served
+//!   stale.
+//! - What strangers sign proves nothing but itself: the other records of the store are known by a secret
+//!   beside it. If that is lost, so are the `seq`s that no packet proves ([`files`]).
 //!
 //! Two stores on one directory do no harm: the second finds the file locked, says so, keeps its changes
 //! in memory and tries again until the first is closed. So before a reload the old one is to be closed.
@@ -28,6 +32,7 @@
 mod disk;
 mod files;
 mod overlay;
+mod pace;
 mod pending;
 mod record;
 #[cfg(test)]
@@ -36,27 +41,26 @@ mod writer;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redb::Database;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::pkarr::{PublicKey, SignedPacket};
-use disk::{OnDisk, Trouble, Usage};
+use disk::{Disk, OnDisk, Trouble, Usage};
 use files::Files;
-use pending::Changes;
+use pace::{Pace, READ_TIMEOUT};
+use pending::{Change, Changes};
 use record::Record;
 
 /// How long changes are gathered before they are written.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(250);
-/// Longest time that a caller waits for what is on disk: after it the network may be faster.
-const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reads at once, each on a thread of its own. One takes microseconds.
 const MAX_READS: usize = 16;
-/// Longest time that closing waits for the disk.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time that closing waits for the disk: with the time for questions in flight it must be less
+/// than what the service unit gives a stop (`TimeoutStopSec=`).
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Keys known to have been touched in this tick, so that they need not be looked at again.
 const MAX_TOUCHED: usize = 16_384;
 
@@ -101,7 +105,7 @@ pub struct StoreHealth {
     pub seqs: u64,
     /// Keys with changes that are not on disk yet.
     pub dirty: usize,
-    /// Records that were saved from damaged files since the start.
+    /// Records that were saved from damaged files since the start, each time that one was replaced.
     pub salvaged: u64,
     /// Changes that were lost since the start, for there were too many and the disk took none.
     pub dropped: u64,
@@ -132,8 +136,6 @@ pub enum StoreState {
 pub struct Store {
     shared: Arc<Shared>,
     reads: Arc<Semaphore>,
-    /// The last read took too long, and that has been said.
-    is_slow: AtomicBool,
 }
 
 /// What callers and the store's thread have in common.
@@ -146,7 +148,8 @@ struct Shared {
     /// Wakes those who wait for the thread.
     news: Condvar,
     /// What is read from. Written to by the thread alone.
-    database: RwLock<Option<Database>>,
+    disk: RwLock<Option<Disk>>,
+    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -191,7 +194,8 @@ impl Store {
             }),
             work: Condvar::new(),
             news: Condvar::new(),
-            database: RwLock::new(None),
+            disk: RwLock::new(None),
+            pace: Pace::default(),
         });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("packet store".to_owned());
@@ -204,33 +208,35 @@ impl Store {
         Arc::new(Self {
             shared,
             reads: Arc::new(Semaphore::new(MAX_READS)),
-            is_slow: AtomicBool::new(false),
         })
     }
 
-    /// What is known of a key, within a second; what takes longer is not known.
-    pub async fn get(&self, key: PublicKey) -> Remembered {
+    /// What is known of a key: `Some` with nothing in it if that is nothing, and `None` if it is not
+    /// known whether the disk has something. That is so while the store cannot be read, and where it
+    /// takes over a second, or 20 ms if the last read ran into its time. A packet that waits for the disk
+    /// is known all the same.
+    pub async fn get(&self, key: PublicKey) -> Option<Remembered> {
         let reads = Arc::clone(&self.reads);
         let shared = Arc::clone(&self.shared);
         let read = async move {
             let permit = reads.acquire_owned().await;
             // The permit stays with a read that hangs, so that their number is bounded.
             let read = move || {
+                let start = Instant::now();
                 let remembered = shared.read(&key);
+                // Perhaps nobody waits for it any more.
+                if remembered.is_some() && start.elapsed() < READ_TIMEOUT {
+                    shared.note_read(true);
+                }
                 drop(permit);
                 remembered
             };
-            tokio::task::spawn_blocking(read).await.unwrap_or_default()
+            tokio::task::spawn_blocking(read).await.ok().flatten()
         };
-        let read = tokio::time::timeout(READ_TIMEOUT, read).await;
-        let was_slow = self.is_slow.swap(read.is_err(), Ordering::Relaxed);
-        if read.is_err() && !was_slow {
-            let path = self.shared.files.store();
-            tracing::warn!(path = %path.display(), "the packet store takes over a second to read");
-        }
+        let read = tokio::time::timeout(self.shared.pace.patience(), read).await;
         read.unwrap_or_else(|_| {
-            let record = self.shared.with_changes(&key, None);
-            record.and_then(Remembered::verify).unwrap_or_default()
+            self.shared.note_read(false);
+            self.shared.read_waiting(&key)
         })
     }
 
@@ -264,12 +270,30 @@ impl Store {
     /// Forgets the packet of a key, or all packets; the highest `seq` of each stays.
     pub fn forget(&self, key: Option<PublicKey>) {
         match key {
-            Some(key) => self.change(key, pending::Change::forget),
+            Some(key) => self.change(key, Change::forget),
             None => {
                 self.shared.lock().waiting.forget_all();
                 self.shared.work.notify_all();
             }
         }
+    }
+
+    /// Waits until it is known whether the store can be used, for this long at most. Blocks: for a start,
+    /// so that the first who ask find it open.
+    pub fn wait_until_open(&self, longest: Duration) {
+        let pending = self.shared.lock();
+        let opening = |pending: &mut Pending| pending.state == StoreState::Opening;
+        let waited = self
+            .shared
+            .news
+            .wait_timeout_while(pending, longest, opening);
+        drop(waited);
+    }
+
+    /// Whether an answer that did not come in time is to be expected later.
+    pub fn may_answer(&self) -> bool {
+        let pending = self.shared.lock();
+        matches!(pending.state, StoreState::Opening | StoreState::Ready)
     }
 
     /// How the store is.
@@ -287,7 +311,7 @@ impl Store {
         }
     }
 
-    /// Writes what is left and closes the files. If that fails, or takes over 10 s, it is logged.
+    /// Writes what is left and closes the files. If that fails, or takes over 2 s, it is logged.
     pub async fn close(&self) {
         let shared = Arc::clone(&self.shared);
         let wait = move || {
@@ -304,7 +328,7 @@ impl Store {
         }
     }
 
-    fn change(&self, key: PublicKey, change: impl FnOnce(&mut pending::Change)) {
+    fn change(&self, key: PublicKey, change: impl FnOnce(&mut Change)) {
         let mut pending = self.shared.lock();
         if matches!(pending.state, StoreState::Off(_)) {
             return;
@@ -342,25 +366,36 @@ impl Shared {
     }
 
     /// What is on disk and in memory of a key. Waits for the store to be opened.
-    fn read(&self, key: &PublicKey) -> Remembered {
+    fn read(&self, key: &PublicKey) -> Option<Remembered> {
+        // Taken first: what is written in between would be seen in neither place.
+        let changes = self.changes(key);
         // A database that fails is opened anew, and then may be read.
         let found = match self.read_disk(key) {
-            Some(Err(_)) => self.read_disk(key),
+            Some(Err(())) => self.read_disk(key),
             found => found,
         };
-        let (record, is_readable) = match found {
-            Some(Ok(OnDisk::Record(record))) => (Some(record), true),
-            Some(Ok(OnDisk::Unusable)) => (None, false),
-            None | Some(Ok(OnDisk::Nothing) | Err(())) => (None, true),
+        let Some(Ok(found)) = found else {
+            return self.read_waiting(key);
         };
-        let record = self.with_changes(key, record);
+        let is_readable = !matches!(found, OnDisk::Unusable);
+        let record = match found {
+            OnDisk::Record(record) => Some(record),
+            OnDisk::Nothing | OnDisk::Unusable => None,
+        };
+        let record = changed(record, key, &changes);
         let is_known = record.is_some();
         let remembered = record.and_then(Remembered::verify);
         if !is_readable || is_known && remembered.is_none() {
             self.lock().waiting.of(*key).distrusted = true;
             self.work.notify_all();
         }
-        remembered.unwrap_or_default()
+        Some(remembered.unwrap_or_default())
+    }
+
+    /// What waits for the disk, without what is there. Only a packet says enough.
+    fn read_waiting(&self, key: &PublicKey) -> Option<Remembered> {
+        let record = changed(None, key, &self.changes(key))?;
+        Remembered::verify(record).filter(|remembered| remembered.packet.is_some())
     }
 
     /// What the disk has of a key; none without a database. An error is reported to the thread, which
@@ -372,8 +407,8 @@ impl Shared {
             .wait_timeout_while(self.lock(), READ_TIMEOUT, reopening);
         let generation = waited.unwrap_or_else(PoisonError::into_inner).0.generation;
         let found = {
-            let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            disk::read_record(database.as_ref()?, key)
+            let disk = self.disk.read().unwrap_or_else(PoisonError::into_inner);
+            disk.as_ref()?.record(key)
         };
         Some(found.map_err(|trouble| {
             let mut pending = self.lock();
@@ -384,22 +419,48 @@ impl Shared {
         }))
     }
 
-    /// What is known of a key, when the disk has `record`.
-    fn with_changes(&self, key: &PublicKey, record: Option<Record>) -> Option<Record> {
+    /// What the disk may not know yet of a key.
+    fn changes(&self, key: &PublicKey) -> [KeyChanges; 2] {
         let pending = self.lock();
-        let mut record = record;
-        for changes in [pending.writing.as_ref(), &pending.waiting] {
-            if changes.forget_all
-                && let Some(record) = &mut record
-            {
-                record.drop_packet();
-            }
-            if let Some(change) = changes.get(key) {
-                record = Record::changed(record, key, change, 0);
-            }
-        }
-        record
+        [pending.writing.as_ref(), &pending.waiting].map(|changes| KeyChanges {
+            forget_all: changes.forget_all,
+            change: changes.get(key).cloned(),
+        })
     }
+
+    /// Says when reads have become slow, and when they are quick again.
+    fn note_read(&self, in_time: bool) {
+        if !self.pace.note(in_time) {
+            return;
+        }
+        let path = self.files.store();
+        let path = path.display();
+        if in_time {
+            tracing::info!(%path, "the packet store is read in time again");
+        } else {
+            tracing::warn!(%path, "the packet store takes over a second to read");
+        }
+    }
+}
+
+/// What has happened to one key, of [`Changes`] to many.
+struct KeyChanges {
+    forget_all: bool,
+    change: Option<Change>,
+}
+
+/// What is known of a key, when the disk has `record`.
+fn changed(record: Option<Record>, key: &PublicKey, changes: &[KeyChanges]) -> Option<Record> {
+    let mut record = record;
+    for KeyChanges { forget_all, change } in changes {
+        if *forget_all && let Some(record) = &mut record {
+            record.drop_packet();
+        }
+        if let Some(change) = change {
+            record = Record::changed(record, key, change, 0);
+        }
+    }
+    record
 }
 
 impl Remembered {

@@ -1,12 +1,14 @@
 //! The bytes of one record: all that is remembered of one key, in a form that proves itself.
 //!
 //! A record must be readable without the database around it, from any place of a damaged file. So it
-//! begins with a fixed mark, says its length, carries a check over itself, and repeats its key:
+//! begins with a fixed mark, says its length, carries a check over itself, and repeats its key. The check
+//! is keyed by the [`Secret`] of the store: a packet may hold any bytes, and so what looks like the record
+//! of another key. A record whose check is wrong counts by the signature of its packet alone.
 //!
 //! | bytes | |
 //! |---|---|
 //! | 4 | [`MARK`] |
-//! | 8 | SipHash-2-4 of all that follows; finds damage, proves nothing |
+//! | 8 | SipHash-2-4 of all that follows, keyed by the secret |
 //! | 2 | length of the body |
 //! | 4 | the tick at which it was last of use, see [`Record::tick`] |
 //! | 8 | when the packet was last confirmed, in seconds of Unix time |
@@ -36,6 +38,28 @@ pub(super) const MAX_RECORD_LEN: usize = HEADER_LEN + PREFIX_LEN + MAX_DNS_LEN;
 /// packet seems this much older after a restart.
 const CONFIRMED_PRECISION: u64 = 600;
 
+/// What only this store knows: nobody else can make a right check.
+#[derive(Clone, Copy)]
+pub(super) struct Secret(pub(super) [u8; 16]);
+
+impl Secret {
+    pub(super) fn random() -> Self {
+        Self(rand::random())
+    }
+
+    pub(super) fn check(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// All that is remembered of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
@@ -62,7 +86,7 @@ impl Record {
         }
     }
 
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(super) fn to_bytes(&self, secret: &Secret) -> Vec<u8> {
         let body = self.packet.as_deref().unwrap_or(&self.key);
         let mut checked = Vec::with_capacity(MAX_RECORD_LEN);
         checked.extend_from_slice(&u16::try_from(body.len()).unwrap_or(0).to_be_bytes());
@@ -70,12 +94,13 @@ impl Record {
         checked.extend_from_slice(&self.confirmed.to_be_bytes());
         checked.extend_from_slice(&self.seq.to_be_bytes());
         checked.extend_from_slice(body);
-        [&MARK, check(&checked).as_slice(), &checked].concat()
+        let sum = secret.check(&checked).to_be_bytes();
+        [&MARK, sum.as_slice(), &checked].concat()
     }
 
     /// Reads the record at the start of `bytes`. If its check is wrong, its packet counts if that is
     /// signed, without what else the record says.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn read(bytes: &[u8], secret: &Secret) -> Option<Self> {
         let rest = bytes.strip_prefix(&MARK)?;
         let (sum, rest) = rest.split_first_chunk::<8>()?;
         let (len, fields) = rest.split_first_chunk::<2>()?;
@@ -90,7 +115,7 @@ impl Record {
             return None;
         }
         let checked = rest.get(..HEADER_LEN - CHECKED_FROM + len)?;
-        if check(checked) == *sum {
+        if secret.check(checked).to_be_bytes() == *sum {
             return Some(Self {
                 tick: u32::from_be_bytes(*tick),
                 confirmed: u64::from_be_bytes(*confirmed),
@@ -107,6 +132,11 @@ impl Record {
             key: *key,
             packet: Some(body.to_vec()),
         })
+    }
+
+    /// How many bytes it was read from.
+    pub(super) fn stored_len(&self) -> usize {
+        HEADER_LEN + self.packet.as_deref().unwrap_or(&self.key).len()
     }
 
     pub(super) fn has_packet(&self) -> bool {
@@ -180,10 +210,4 @@ impl Record {
             (self.seq, self.confirmed, self.tick) = (packet.seq(), confirmed, tick);
         }
     }
-}
-
-pub(super) fn check(bytes: &[u8]) -> [u8; 8] {
-    let mut hasher = SipHasher24::new();
-    hasher.write(bytes);
-    hasher.finish().to_be_bytes()
 }

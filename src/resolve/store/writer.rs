@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::disk::{Tables, Trouble, close_database};
+use super::disk::{Tables, Trouble};
 use super::files::Opened;
 use super::pending::{Changes, MAX_CHANGES};
 use super::{COMMIT_INTERVAL, Pending, Shared, StoreState};
@@ -24,6 +24,7 @@ pub(super) fn run(shared: &Shared) {
         failures: 0,
         retry_at: Instant::now(),
         distrusted: None,
+        reads_copy: false,
     };
     writer.open();
     while writer.wait() {
@@ -42,6 +43,9 @@ struct Writer<'a> {
     retry_at: Instant,
     /// What was found wrong with the file: it is to be replaced, however well it looks.
     distrusted: Option<String>,
+    /// What is read is a copy in memory of a damaged file that could not be replaced. It stays until the
+    /// file can be.
+    reads_copy: bool,
 }
 
 impl Writer<'_> {
@@ -81,78 +85,87 @@ impl Writer<'_> {
         }
     }
 
-    /// Opens the store, to write if possible, else to read.
+    /// Opens the store, to write if possible, else to read. What is open to read stays so until the
+    /// file may be written, a copy until it is written.
     fn open(&mut self) {
-        self.close_database();
-        match self.shared.files.open(self.distrusted.as_deref()) {
+        let release = || {
+            if !self.reads_copy {
+                close_disk(self.shared);
+            }
+        };
+        let opened = self.shared.files.open(self.distrusted.as_deref(), release);
+        match opened {
             Ok(opened) => {
                 self.distrusted = None;
-                self.tables = self.publish(opened);
+                self.tables = Some(self.publish(opened, None));
                 self.settle(StoreState::Ready);
             }
             Err(trouble) => self.open_to_read(&trouble),
         }
     }
 
+    /// Opens the store to read if it is not open, and sets the time when it is tried again to write.
     fn open_to_read(&mut self, trouble: &Trouble) {
         let delay = RETRY_DELAY.saturating_mul(1 << self.failures.min(16));
         self.retry_at = Instant::now() + delay.min(MAX_RETRY_DELAY);
         self.failures += 1;
-        match self.shared.files.open_to_read() {
-            Ok(opened) => {
-                self.publish(opened);
+        let disk = self.shared.disk.read();
+        if disk.unwrap_or_else(PoisonError::into_inner).is_none() {
+            match self.shared.files.open_to_read() {
+                Ok(opened) => {
+                    self.publish(opened, Some(trouble));
+                }
+                Err(error) => tracing::debug!(%error, "the packet store cannot be read either"),
             }
-            Err(error) => tracing::debug!(%error, "the packet store cannot be read either"),
         }
         self.settle(state_of(trouble));
     }
 
-    /// Hands a database to the readers. Gives back what the writer needs.
-    fn publish(&self, opened: Opened) -> Option<Tables> {
+    /// Hands a database to the readers, one to read alone because of a `trouble`. Gives back what the
+    /// writer needs.
+    fn publish(&mut self, opened: Opened, trouble: Option<&Trouble>) -> Tables {
         let Opened {
-            database,
+            disk,
             tables,
             saved,
+            is_copy,
         } = opened;
+        self.reads_copy = is_copy;
         let mut held = self
             .shared
-            .database
+            .disk
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *held = Some(database);
+        let before = held.replace(disk);
         drop(held);
+        if let Some(before) = before {
+            before.close();
+        }
         let mut pending = self.shared.lock();
         pending.usage = tables.usage;
         pending.generation += 1;
-        if let Some((reason, count)) = saved {
-            pending.salvaged += count;
-            drop(pending);
-            tracing::warn!(
-                path = %self.shared.files.store().display(),
-                kept_as = %self.shared.files.damaged().display(),
-                %reason,
-                records = count,
+        let Some((reason, records)) = saved else {
+            return tables;
+        };
+        if trouble.is_none() {
+            pending.salvaged += records;
+        }
+        drop(pending);
+        let (path, kept_as) = (self.shared.files.store(), self.shared.files.damaged());
+        let path = path.display();
+        match trouble {
+            None => tracing::warn!(
+                %path, kept_as = %kept_as.display(), %reason, records,
                 "the packet store is damaged or of another version: \
                  what could be read of it is kept, and a new one takes its place"
-            );
+            ),
+            Some(trouble) => tracing::warn!(
+                %path, %reason, records, %trouble,
+                "the packet store is damaged or of another version, and cannot be replaced: \
+                 what could be read of it is in memory, and the file is left as it is"
+            ),
         }
-        Some(tables)
-    }
-
-    /// Readers wait from here until the store is settled.
-    fn close_database(&mut self) {
-        self.tables = None;
-        self.shared.lock().is_reopening = true;
-        let mut held = self
-            .shared
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let database = held.take();
-        drop(held);
-        if let Some(database) = database {
-            close_database(database);
-        }
+        tables
     }
 
     /// Writes what is waiting.
@@ -169,13 +182,13 @@ impl Writer<'_> {
         drop(pending);
         let held = self
             .shared
-            .database
+            .disk
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some(database) = held.as_ref() else {
+        let Some(disk) = held.as_ref() else {
             return;
         };
-        let written = tables.apply(database, &changes);
+        let written = tables.apply(disk, &changes);
         drop(held);
         let mut pending = self.shared.lock();
         let writing = std::mem::take(&mut pending.writing);
@@ -198,6 +211,8 @@ impl Writer<'_> {
 
     /// The database is of no more use. A damaged one is replaced at once, but not again and again.
     fn fail(&mut self, trouble: Trouble) {
+        self.tables = None;
+        close_disk(self.shared);
         if let Trouble::Damaged(reason) = &trouble {
             self.distrusted = Some(reason.clone());
             if self.failures == 0 {
@@ -205,7 +220,6 @@ impl Writer<'_> {
                 return self.open();
             }
         }
-        self.close_database();
         self.open_to_read(&trouble);
     }
 
@@ -248,7 +262,8 @@ impl Writer<'_> {
             }
             self.write();
         }
-        self.close_database();
+        self.tables = None;
+        close_disk(self.shared);
         let left = self.shared.lock().waiting.len();
         if left > 0 {
             let path = self.shared.files.store();
@@ -258,6 +273,17 @@ impl Writer<'_> {
             );
         }
         self.settle(StoreState::Off("closed".to_owned()));
+    }
+}
+
+/// Closes what is open. Readers wait from here until the store is settled.
+fn close_disk(shared: &Shared) {
+    shared.lock().is_reopening = true;
+    let mut held = shared.disk.write().unwrap_or_else(PoisonError::into_inner);
+    let disk = held.take();
+    drop(held);
+    if let Some(disk) = disk {
+        disk.close();
     }
 }
 

@@ -1,0 +1,312 @@
+//! The Mainline DHT: finds signed packets. The only user of `mainline`.
+//!
+//! Several nodes of the library run side by side. Each has a thread and a socket of its own, and each
+//! an identity and a routing table of its own: lookups are shared out over them, and one that found
+//! nobody to tell is tried again on another.
+
+mod health;
+mod join;
+mod newest;
+mod node;
+mod turns;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use super::packets::{Asker, Ending, FetchPacket, See, Wanted};
+use crate::panics::Isolated;
+use crate::pkarr::PublicKey;
+use health::{Health, Outcome};
+use newest::Newest;
+use turns::Turns;
+
+pub use health::{DhtStatus, InstanceStatus, LookupCounts};
+pub use node::Node;
+
+/// Nodes of the library. Each datagram costs its thread a look at every lookup that it has under way,
+/// and its socket's buffer holds some ninety datagrams.
+pub const INSTANCES: usize = 4;
+/// Instances that one lookup is tried on while too few nodes answer.
+const ATTEMPTS: usize = 2;
+
+/// Resolves the names of bootstrap nodes, without the system's resolver.
+pub trait ResolveHost: Send + Sync + std::fmt::Debug {
+    /// The IPv4 addresses of a host; empty if there are none or that is not known.
+    fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>>;
+}
+
+/// How to join the DHT, and how to use it.
+#[derive(Debug, Clone)]
+pub struct DhtSettings {
+    /// `host:port` of nodes to start from.
+    pub bootstrap: Vec<String>,
+    /// The address to bind; port 0 is any, another one is that of the first of [`INSTANCES`].
+    pub bind_address: SocketAddrV4,
+    /// How long a lookup may take from its start.
+    pub lookup_timeout: Duration,
+    /// How long the first packet that is found is held back for a newer one.
+    pub linger: Duration,
+    /// Lookups that may start in a second.
+    pub lookups_per_second: u32,
+    /// Lookups of one client that may find nothing in a second, over a minute.
+    pub misses_per_client: u32,
+    /// Where nodes are saved between runs.
+    pub nodes_file: Option<PathBuf>,
+}
+
+/// A DHT client that joins in the background, and again when it falls out.
+#[derive(Debug)]
+pub struct Dht {
+    states: watch::Receiver<Vec<State>>,
+    /// The instance that the next lookup begins with.
+    next: AtomicUsize,
+    turns: Arc<Turns>,
+    health: Health,
+    lookup_timeout: Duration,
+    linger: Duration,
+}
+
+/// What looking for a key on one instance after the other came to.
+struct Search {
+    end: Result<End, Failure>,
+    /// Nodes that answered.
+    answered: u32,
+}
+
+/// How the last lookup ended.
+enum End {
+    /// What was not found does not exist.
+    Complete,
+    /// Too few answered to tell.
+    Poor,
+    /// Its time was over.
+    BrokenOff,
+}
+
+/// How far an instance has come.
+#[derive(Debug, Clone, Default)]
+struct State {
+    /// Usable from the start: a lookup finds its way from the bootstrap nodes.
+    node: Option<Arc<Node>>,
+    /// Whether the node knows others.
+    joined: bool,
+    /// Addresses of its routing table, when it was last looked at.
+    table: Vec<String>,
+    /// Why it is not in the DHT, if it has tried.
+    left: Option<String>,
+}
+
+impl Dht {
+    /// Starts joining. Returns at once; lookups wait for it within their time.
+    pub fn start(
+        settings: DhtSettings,
+        hosts: Arc<dyn ResolveHost>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let (sender, states) = watch::channel(vec![State::default(); INSTANCES]);
+        let turns = Turns::new(settings.lookups_per_second, settings.misses_per_client);
+        let dht = Arc::new(Self {
+            states: states.clone(),
+            next: AtomicUsize::new(0),
+            turns: Arc::new(turns),
+            health: Health::default(),
+            lookup_timeout: settings.lookup_timeout,
+            linger: settings.linger,
+        });
+        let hosts = Arc::new(join::Hosts::new(hosts));
+        let mut tasks = Vec::<BoxFuture<'static, ()>>::new();
+        for number in 0..INSTANCES {
+            let (settings, hosts) = (settings.clone(), Arc::clone(&hosts));
+            tasks.push(Box::pin(join::keep_joined(
+                number,
+                settings,
+                hosts,
+                sender.clone(),
+            )));
+        }
+        let turns = Arc::clone(&dht.turns);
+        tasks.push(Box::pin(join::tell_log(states.clone())));
+        if let Some(path) = settings.nodes_file {
+            tasks.push(Box::pin(async move {
+                join::keep_saved(&path, states).await;
+            }));
+        }
+        for task in tasks {
+            let stop = stop.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(task).await });
+        }
+        tokio::spawn(async move {
+            stop.run_until_cancelled(turns.give()).await;
+            // Or those who wait would keep all of this alive.
+            turns.close();
+        });
+        dht
+    }
+
+    /// Waits until a node has joined, or all have fallen out, as `joined` says.
+    pub async fn becomes(&self, joined: bool) {
+        let mut states = self.states.clone();
+        let is_in = |states: &Vec<State>| states.iter().any(|state| state.joined);
+        // An error means that the tasks have stopped: the state never changes again.
+        if states
+            .wait_for(|states| is_in(states) == joined)
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// How the DHT is doing.
+    pub fn status(&self) -> DhtStatus {
+        let instances = self
+            .states
+            .borrow()
+            .iter()
+            .map(|state| InstanceStatus {
+                address: state.node.as_ref().map(|node| node.address()),
+                joined: state.joined,
+                nodes: state.table.len(),
+            })
+            .collect();
+        let (waiting, refused) = self.turns.counts();
+        let lookups = LookupCounts {
+            refused,
+            waiting: u64::try_from(waiting).unwrap_or(u64::MAX),
+            ..self.health.lookups()
+        };
+        DhtStatus {
+            instances,
+            lookups,
+            answered_share: self.health.answered_share(),
+            refused_packets: self.health.refused_packets(),
+        }
+    }
+
+    async fn look_up(&self, wanted: Wanted, see: &mut See<'_>) -> Ending {
+        if let Err(failure) = self.turns.turn(wanted.key, wanted.asker).await {
+            return Ending::Failed(failure);
+        }
+        self.health.started();
+        let deadline = Instant::now() + self.lookup_timeout;
+        let mut newest = Newest::default();
+        let search = self.search(wanted, deadline, &mut newest, see).await;
+        self.health.refused(newest.refused());
+        let holders = newest.holders();
+        let (ending, outcome) = match search.end {
+            Ok(_) if newest.is_invalid() => (Ending::Complete(holders), Outcome::Invalid),
+            Ok(End::Complete | End::Poor) if !newest.is_empty() => {
+                (Ending::Complete(holders), Outcome::Found)
+            }
+            // What the nodes that were asked last would have said is not known.
+            Ok(End::BrokenOff) if !newest.is_empty() => {
+                (Ending::Failed(Failure::DhtPoorMiss), Outcome::Found)
+            }
+            Ok(End::Complete) => (Ending::Complete(holders), Outcome::Absent),
+            Ok(End::Poor | End::BrokenOff) => (Ending::Poor, Outcome::TooFewAnswers),
+            Err(failure) => (Ending::Failed(failure), Outcome::Failed),
+        };
+        self.health.ended(outcome);
+        // Where nobody answers the client is not to blame.
+        if newest.is_empty() && search.answered > 0 {
+            self.turns.missed(wanted.asker);
+        }
+        ending
+    }
+
+    /// Looks on one instance, and on another if too few nodes answered there.
+    async fn search(
+        &self,
+        wanted: Wanted,
+        deadline: Instant,
+        newest: &mut Newest,
+        see: &mut See<'_>,
+    ) -> Search {
+        let mut search = Search {
+            end: Err(Failure::DhtNotReady),
+            answered: 0,
+        };
+        let mut was_denied = false;
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        for attempt in 0..ATTEMPTS {
+            // The second attempt sends as much as the first.
+            let turn = async {
+                if attempt > 0 {
+                    self.turns.turn(wanted.key, wanted.asker).await?;
+                }
+                self.node(first.wrapping_add(attempt), deadline).await
+            };
+            let Ok(Ok((node, has_joined))) = timeout_at(deadline, turn).await else {
+                break;
+            };
+            let find = node.find(wanted, self.linger, deadline, newest, see);
+            let found = match Isolated::new(find).await {
+                Ok(found) => found,
+                Err(panic) => {
+                    search.end = Err(Failure::Dht(panic));
+                    continue;
+                }
+            };
+            self.health.answered(found.asked, found.answered);
+            search.answered = search.answered.saturating_add(found.answered);
+            // A node that has not joined may know nobody but one that knows nobody. Two lookups by two
+            // ways that came to the same are believed, although many were silent.
+            let is_complete = found.is_complete
+                || (found.is_unanimous && has_joined)
+                || (found.is_denied && was_denied);
+            was_denied = found.is_denied;
+            search.end = Ok(match is_complete {
+                _ if found.is_broken_off => End::BrokenOff,
+                true => End::Complete,
+                false => End::Poor,
+            });
+            if is_complete || !newest.is_empty() || found.is_broken_off {
+                break;
+            }
+            if found.is_unanimous {
+                // All of them are few: it is about to know more.
+                let _ = timeout_at(deadline, self.becomes(true)).await;
+            }
+        }
+        search
+    }
+
+    /// A node to look on: the `number`th of those that have joined, or of those that are about to.
+    /// Tells whether it has joined.
+    async fn node(&self, number: usize, deadline: Instant) -> Result<(Arc<Node>, bool), Failure> {
+        let mut states = self.states.clone();
+        let built = |states: &Vec<State>| states.iter().any(|state| state.node.is_some());
+        let waited = timeout_at(deadline, states.wait_for(built)).await;
+        let states = waited.ok().and_then(Result::ok);
+        let states = states.ok_or(Failure::DhtNotReady)?;
+        let any_joined = states.iter().any(|state| state.joined);
+        let usable: Vec<_> = states
+            .iter()
+            .filter(|state| state.joined || !any_joined)
+            .filter_map(|state| state.node.as_ref())
+            .collect();
+        let number = number.checked_rem(usable.len()).unwrap_or_default();
+        let node = usable.get(number);
+        node.map(|node| (Arc::clone(node), any_joined))
+            .ok_or(Failure::DhtNotReady)
+    }
+}
+
+impl FetchPacket for Dht {
+    fn fetch<'a>(&'a self, wanted: Wanted, see: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
+        Box::pin(self.look_up(wanted, see))
+    }
+
+    fn also_wanted(&self, key: PublicKey, asker: Asker) {
+        self.turns.also_wanted(key, asker);
+    }
+}

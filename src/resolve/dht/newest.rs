@@ -1,0 +1,125 @@
+//! The newest of what a lookup has found so far.
+
+use std::collections::BTreeMap;
+
+use mainline::MutableItem;
+
+use crate::pkarr::{PacketError, PublicKey, SignedPacket};
+use crate::resolve::packets::{Holders, See, Sighting};
+
+/// Nodes that must hold the same newest packet for it to be believed at once.
+const AGREEMENT: u32 = 3;
+
+/// The newest of what a lookup has found so far.
+#[derive(Debug, Default)]
+pub(super) struct Newest {
+    item: Option<Sighting>,
+    holders: Holders,
+    /// Whether `item` has been shown.
+    is_shown: bool,
+    /// Items that were refused, by reason.
+    refused: BTreeMap<&'static str, u64>,
+}
+
+impl Newest {
+    pub(super) fn take(&mut self, key: PublicKey, item: &MutableItem) {
+        let Ok(seq) = u64::try_from(item.seq()) else {
+            self.refuse("seq below zero");
+            return;
+        };
+        let newest = self.item.as_ref();
+        if newest.is_some_and(|newest| seq < newest.seq()) {
+            self.holders.older = self.holders.older.saturating_add(1);
+            return;
+        }
+        // The library has verified it: the same bytes need no second look.
+        if let Some(Sighting::Packet(packet)) = newest
+            && (packet.seq(), packet.dns()) == (seq, item.value())
+        {
+            self.holders.newest = self.holders.newest.saturating_add(1);
+            return;
+        }
+        let sighting = match SignedPacket::verify(key, item.signature(), seq, item.value()) {
+            Ok(packet) => Sighting::Packet(packet),
+            Err(error) => {
+                self.refuse(kind(&error));
+                if !error.is_signed() {
+                    tracing::debug!(%key, %error, "a DHT item is refused");
+                    return;
+                }
+                let reason = error.to_string();
+                Sighting::Invalid { seq, reason }
+            }
+        };
+        if self
+            .item
+            .as_ref()
+            .is_none_or(|newest| replaces(&sighting, newest))
+        {
+            self.holders.older = self.holders.older.saturating_add(self.holders.newest);
+            self.holders.newest = 1;
+            (self.item, self.is_shown) = (Some(sighting), false);
+        } else {
+            self.holders.older = self.holders.older.saturating_add(1);
+        }
+    }
+
+    /// Shows the newest, unless that was done.
+    pub(super) fn show(&mut self, see: &mut See<'_>) {
+        if let Some(item) = &self.item
+            && !std::mem::replace(&mut self.is_shown, true)
+        {
+            see(item.clone());
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.item.is_none()
+    }
+
+    /// Whether a newer one is not to be expected: several nodes agree, or it is not older than the
+    /// newest ever seen.
+    pub(super) fn is_surely_new(&self, known_seq: Option<u64>) -> bool {
+        let Some(item) = &self.item else {
+            return false;
+        };
+        self.holders.newest >= AGREEMENT || known_seq.is_some_and(|known| item.seq() >= known)
+    }
+
+    pub(super) fn is_invalid(&self) -> bool {
+        matches!(self.item, Some(Sighting::Invalid { .. }))
+    }
+
+    pub(super) fn holders(&self) -> Holders {
+        self.holders
+    }
+
+    pub(super) fn refused(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refused
+    }
+
+    fn refuse(&mut self, reason: &'static str) {
+        *self.refused.entry(reason).or_default() += 1;
+    }
+}
+
+/// The higher sequence number wins; on a tie a packet wins over what is none, then the greater bytes.
+fn replaces(new: &Sighting, old: &Sighting) -> bool {
+    match (new, old) {
+        (Sighting::Packet(new), Sighting::Packet(old)) => new.is_newer_than(old),
+        (Sighting::Packet(_), Sighting::Invalid { .. }) => new.seq() >= old.seq(),
+        (Sighting::Invalid { .. }, _) => new.seq() > old.seq(),
+    }
+}
+
+/// Why an item is refused, in few words: what is counted by.
+fn kind(error: &PacketError) -> &'static str {
+    match error {
+        PacketError::Short => "too short",
+        PacketError::Key(_) => "key",
+        PacketError::Signature => "signature",
+        PacketError::Seq => "seq",
+        PacketError::TooLarge(_) => "too large",
+        PacketError::Dns(_) => "no DNS message",
+    }
+}

@@ -1,0 +1,114 @@
+//! The seam to whoever finds packets: what is wanted, what is seen on the way, how it ends.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use futures_util::future::BoxFuture;
+
+use crate::pkarr::{PublicKey, SignedPacket};
+use crate::resolve::failure::Failure;
+
+/// What the resolver needs of whoever finds packets.
+pub trait FetchPacket: Send + Sync + std::fmt::Debug {
+    /// Looks for the newest packet of a key. `see` is called for the first one that is found, then
+    /// for each that is newer; the end comes when all nodes have answered or been given up.
+    fn fetch<'a>(&'a self, wanted: Wanted, see: &'a mut See<'_>) -> BoxFuture<'a, Ending>;
+
+    /// Another asker wants a key that is being looked for.
+    fn also_wanted(&self, _key: PublicKey, _asker: Asker) {}
+}
+
+/// Takes what a lookup sees, as it comes.
+pub type See<'a> = dyn FnMut(Sighting) + Send + 'a;
+
+/// A packet to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose.
+    pub key: PublicKey,
+    /// For whom.
+    pub asker: Asker,
+    /// The newest sequence number that was ever seen: one that is not below it need not wait for a
+    /// newer one.
+    pub known_seq: Option<u64>,
+}
+
+/// On whose behalf a packet is looked for. Lookups cost the network a hundred datagrams, so that they
+/// are shared out by who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Asker {
+    /// A client's network: an IPv4 address, or an IPv6 prefix of 64 bits, in which one host can
+    /// have any address (RFC 7421).
+    Network(IpAddr),
+    /// pkbridge itself, to keep fresh what it holds.
+    Refresh,
+}
+
+impl From<IpAddr> for Asker {
+    fn from(address: IpAddr) -> Self {
+        Self::Network(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let prefix = address.to_bits() & !u128::from(u64::MAX);
+                Ipv6Addr::from_bits(prefix).into()
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+/// What a lookup has seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sighting {
+    /// A packet.
+    Packet(SignedPacket),
+    /// An item that the key signed and that is no packet.
+    Invalid {
+        /// Its sequence number.
+        seq: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Sighting {
+    /// Its sequence number.
+    pub fn seq(&self) -> u64 {
+        match self {
+            Self::Packet(packet) => packet.seq(),
+            Self::Invalid { seq, .. } => *seq,
+        }
+    }
+}
+
+/// How a lookup ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Enough nodes answered to know what there is.
+    Complete(Holders),
+    /// So few nodes answered that there may be what was not seen.
+    Poor,
+    /// There was no lookup, or it broke off: there may be something newer than what was seen.
+    Failed(Failure),
+}
+
+/// How many nodes held what a lookup found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holders {
+    /// Nodes that held the newest item.
+    pub newest: u32,
+    /// Nodes that held an older one.
+    pub older: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_one_network_share_its_lookups() {
+        let asker = |address: &str| Asker::from(address.parse::<IpAddr>().unwrap());
+        assert_eq!(asker("192.0.2.1"), asker("::ffff:192.0.2.1"));
+        assert_ne!(asker("192.0.2.1"), asker("192.0.2.2"));
+        assert_eq!(asker("2001:db8::1"), asker("2001:db8::ffff:0:0:2"));
+        assert_ne!(asker("2001:db8::1"), asker("2001:db8:0:1::1"));
+    }
+}
