@@ -7,23 +7,32 @@
     reason = "a test fails by a panic"
 )]
 
+mod common;
+
+use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::*;
 use futures_util::future::BoxFuture;
-use hickory_proto::rr::Name;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::{Name, RData, RecordType};
 use pkbridge::control::{
     BindFault, CacheUse, Cached, Control, ControlListener, Dht, Explanation, Flush, Flushed,
-    Freshness, Instance, LastLookup, Lookups, Packet, Source, Status, Store, serve_control,
+    Freshness, Instance, LastLookup, Lookups, Packet, Request, Source, Status, Store,
+    serve_control,
 };
+use pkbridge::pkarr::PublicKey;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -154,7 +163,7 @@ answers      1234, 2.5 MiB of 48.0 MiB
 packets      56, 30.2 KiB of 16.0 MiB
 store        read-only: the disk is full
              /var/lib/pkbridge/packets
-             1 packet and 2048 sequence numbers, 512 B of 64.0 MiB
+             1 packet and 2048 sequence numbers without one, 512 B of 64.0 MiB
              3 waiting to be written
              4 dropped unwritten
 DHT          joined at 0.0.0.0:6881, 134 nodes
@@ -172,6 +181,7 @@ fn explanation(name: String) -> Explanation {
         name,
         kind: "public-key name".to_owned(),
         key: Some(KEY.to_owned()),
+        highest_seq: Some(1_798_761_599_000_000),
         packet: Some(Packet {
             seq: 1_798_761_599_000_000,
             signed_at: 1_798_761_599,
@@ -184,8 +194,8 @@ fn explanation(name: String) -> Explanation {
             state: Freshness::Provisional,
             fresh_left_seconds: 20,
             last_lookup: Some(LastLookup {
-                outcome: "found".to_owned(),
-                seconds_ago: 40,
+                outcome: "too few DHT nodes answered".to_owned(),
+                seconds_ago: 4,
             }),
             next_lookup_seconds: Some(20),
         }),
@@ -218,8 +228,7 @@ packet       seq 1798761599000000, signed 2026-12-31 23:59:59 UTC
              3 records, 412 B, from the DHT
              provisional, for 20s: a newer one may follow
              confirmed 40s ago, held by 18 nodes, an older one by 2
-             last lookup 40s ago: found
-             next lookup in 20s at the earliest
+             last lookup 4s ago: too few DHT nodes answered
 answers      A      NOERROR   128 B, 40s old, 4m20s left
              HTTPS  SERVFAIL  75 B, 1s old, 4s left
                     EDE 22: no \\027answer
@@ -688,4 +697,626 @@ async fn a_file_that_another_process_put_in_its_place_is_not_removed() {
     let _other = StdUnixListener::bind(directory.socket()).unwrap();
     drop(listener);
     assert!(directory.socket().exists());
+}
+
+// The running program, as an operator meets it.
+
+/// A `seq`: the 14th of November 2023, 22:13:20 UTC.
+const SEQ: u64 = 1_700_000_000_000_000;
+
+/// `pkbridge serve`, killed with the test. What it writes is in `log` of its directory.
+struct Service {
+    directory: Directory,
+    socket: PathBuf,
+    child: Child,
+    address: SocketAddr,
+}
+
+/// What differs between the configurations here.
+#[derive(Default)]
+struct Settings<'a> {
+    bootstrap: &'a [String],
+    upstreams: Vec<SocketAddr>,
+    has_state: bool,
+    /// More lines of `[dht]`, `[cache]` and `[names]`.
+    dht: &'a str,
+    cache: &'a str,
+    names: &'a str,
+}
+
+impl Service {
+    async fn start(settings: &Settings<'_>) -> Self {
+        let directory = Directory::new();
+        let socket = directory.socket();
+        write_config(&directory, &socket, settings);
+        let child = spawn(&directory);
+        let mut service = Self {
+            directory,
+            socket,
+            child,
+            address: ([127, 0, 0, 1], 0).into(),
+        };
+        service.listens().await;
+        service
+    }
+
+    /// Waits until the control socket answers, and learns the address of the DNS socket.
+    async fn listens(&mut self) {
+        until("the control socket answers", async || {
+            let request = Request::Status;
+            pkbridge::control::ask(&self.socket, &request).await.is_ok()
+        })
+        .await;
+        self.address = self.status().await.listening[0];
+    }
+
+    fn signal(&self, signal: &str) {
+        let mut kill = Command::new("kill");
+        kill.arg(format!("-{signal}"))
+            .arg(self.child.id().to_string());
+        assert!(kill.status().unwrap().success());
+    }
+
+    /// Ends it by a signal and waits for the end.
+    fn end(&mut self, signal: &str) {
+        self.signal(signal);
+        self.child.wait().unwrap();
+    }
+
+    /// What a verb prints.
+    async fn says(&self, arguments: &[&str]) -> String {
+        let socket = self.socket.to_str().unwrap();
+        let output = program(&[arguments, &["--socket", socket]].concat()).await;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A report, as JSON has it.
+    async fn report<R: serde::de::DeserializeOwned>(&self, arguments: &[&str]) -> R {
+        let text = self.says(&[arguments, &["--json"]].concat()).await;
+        serde_json::from_str(&text).unwrap()
+    }
+
+    async fn status(&self) -> Status {
+        self.report(&["status"]).await
+    }
+
+    async fn explain(&self, name: &str) -> Explanation {
+        self.report(&["explain", name]).await
+    }
+
+    async fn ask(&self, name: &str, rtype: RecordType) -> Message {
+        ask(self.address, name, rtype).await
+    }
+
+    /// The lookups so far that found a packet, once none is under way.
+    async fn found(&self) -> u64 {
+        until("no lookup is under way", async || {
+            let lookups = self.status().await.dht.lookups;
+            lookups.under_way == 0 && lookups.waiting == 0
+        })
+        .await;
+        self.status().await.dht.lookups.found
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn write_config(directory: &Directory, socket: &Path, settings: &Settings<'_>) {
+    let nobody = ["127.0.0.1:9".to_owned()];
+    let bootstrap = match settings.bootstrap {
+        [] => &nobody,
+        bootstrap => bootstrap,
+    };
+    let state = directory.0.join("state");
+    let state = if settings.has_state {
+        std::fs::create_dir_all(&state).unwrap();
+        state.to_str().unwrap()
+    } else {
+        ""
+    };
+    let mut upstreams: Vec<_> = settings.upstreams.iter().map(ToString::to_string).collect();
+    if upstreams.is_empty() {
+        // Without any, those of the system would be used.
+        upstreams = nobody.to_vec();
+    }
+    let Settings {
+        dht, cache, names, ..
+    } = settings;
+    let text = format!(
+        "listen.addresses = [\"127.0.0.1:0\"]\n\
+         upstream.servers = {upstreams:?}\n\
+         state.directory = {state:?}\n\
+         control.socket = {socket:?}\n\
+         [dht]\nbootstrap = {bootstrap:?}\nbind-address = \"127.0.0.1\"\n{dht}\n\
+         [cache]\n{cache}\n\
+         [names]\n{names}\n"
+    );
+    std::fs::write(directory.0.join("config.toml"), text).unwrap();
+}
+
+fn spawn(directory: &Directory) -> Child {
+    let log = directory.0.join("log");
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
+    command
+        .args(["serve", "--config"])
+        .arg(directory.0.join("config.toml"))
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("LISTEN_FDS")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    command.spawn().unwrap()
+}
+
+/// One DHT for all tests, as it takes long to start. Each test has keys of its own on it.
+async fn dht() -> &'static TestDht {
+    static DHT: OnceCell<TestDht> = OnceCell::const_new();
+    DHT.get_or_init(|| TestDht::start(10)).await
+}
+
+/// Publishes a TXT record at a key.
+async fn publish(dht: &TestDht, number: u8, seq: u64, ttl: u32) -> PublicKey {
+    let secret = secret(number);
+    let key = key_of(&secret);
+    let text = RData::TXT(TXT::new(vec![seq.to_string()]));
+    dht.publish(&sign(&secret, seq, vec![(below(key, ""), ttl, text)]))
+        .await;
+    key
+}
+
+#[tokio::test]
+async fn the_status_of_a_service_with_nobody_around_it() {
+    let service = Service::start(&Settings::default()).await;
+    let text = service.says(&["status"]).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("pkbridge     0.1.0, up "), "{text}");
+    let head = [
+        format!("listening    {}", service.address),
+        "upstreams    127.0.0.1:9".to_owned(),
+        "answers      0, 0 B of 48.0 MiB".to_owned(),
+        "packets      0, 0 B of 16.0 MiB".to_owned(),
+        "store        none".to_owned(),
+    ];
+    assert_eq!(lines[1..6], head, "{text}");
+    assert!(lines[6].starts_with("DHT          joining"), "{text}");
+    assert_eq!(lines[10], "lookups      0 under way, 0 waiting", "{text}");
+    assert_eq!(lines.len(), 11, "{text}");
+
+    let status = service.status().await;
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(status.store, None);
+    assert_eq!(status.dht.instances.len(), 4);
+    let joined = |instance: &Instance| instance.joined || instance.nodes > 0;
+    assert!(!status.dht.instances.iter().any(joined), "{status:?}");
+    assert_eq!(status.dht.lookups, Lookups::default());
+    assert_eq!(status.dht.answered_share, None);
+}
+
+#[tokio::test]
+async fn the_status_counts_lookups_caches_and_what_is_on_disk() {
+    let dht = dht().await;
+    let key = publish(dht, 1, SEQ, 300).await.to_string();
+    let unpublished = key_of(&secret(2)).to_string();
+    let upstream = Upstream::plain(300).await;
+    let service = Service::start(&Settings {
+        bootstrap: &dht.testnet.bootstrap,
+        upstreams: vec![upstream.address],
+        has_state: true,
+        ..Settings::default()
+    })
+    .await;
+    assert_eq!(
+        rcode(&service.ask(&key, RecordType::TXT).await),
+        ResponseCode::NoError
+    );
+    assert_eq!(
+        rcode(&service.ask(&unpublished, RecordType::A).await),
+        ResponseCode::NXDomain
+    );
+    service.ask("www.example.com", RecordType::A).await;
+    assert_eq!(service.found().await, 1);
+    until("the packet is on disk", async || {
+        let store = service.status().await.store.unwrap();
+        store.packets == 1 && store.waiting == 0
+    })
+    .await;
+
+    let status = service.status().await;
+    assert_eq!(status.dht.lookups.absent, 1);
+    assert!(status.dht.instances.iter().any(|instance| instance.joined));
+    assert_eq!(status.packets.entries, 1);
+    assert!(status.packets.bytes > 0 && status.answers.bytes > 0);
+    assert_eq!(status.upstreams, [upstream.address.to_string()]);
+    let store = status.store.unwrap();
+    assert_eq!((store.state.as_str(), &store.reason), ("ready", &None));
+    let state = service.directory.0.join("state");
+    assert_eq!(Path::new(&store.path), state);
+    let text = service.says(&["status"]).await;
+    for line in [
+        "store        ready\n".to_owned(),
+        format!("             {}\n", state.display()),
+        "             1 packet, ".to_owned(),
+        "lookups      0 under way, 0 waiting\n             1 found\n             1 absent\n"
+            .to_owned(),
+    ] {
+        assert!(text.contains(&line), "{line}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn explain_tells_what_becomes_of_each_kind_of_name() {
+    let upstream = Upstream::plain(300).await;
+    let service = Service::start(&Settings {
+        upstreams: vec![upstream.address],
+        ..Settings::default()
+    })
+    .await;
+    let key = key_of(&secret(3)).to_string();
+    let weak = "y".repeat(52);
+    let nxdomain = "NXDOMAIN, without asking anybody";
+    let here = "answered here, without asking anybody";
+    for (name, kind, next) in [
+        (
+            format!("{key}.lan"),
+            "public-key name with a search domain",
+            nxdomain.to_owned(),
+        ),
+        (
+            format!("{weak}.lan"),
+            "public-key name with a search domain",
+            nxdomain.to_owned(),
+        ),
+        (
+            weak,
+            "not a public key",
+            format!("{nxdomain}: a weak key, for which anybody can sign"),
+        ),
+        ("pkarr".to_owned(), "suffix", here.to_owned()),
+        (
+            "www.pkarr".to_owned(),
+            "under a suffix",
+            nxdomain.to_owned(),
+        ),
+        ("printer.local".to_owned(), "special-use", here.to_owned()),
+        (
+            "Www.Example.com".to_owned(),
+            "forwarded",
+            "forwarded".to_owned(),
+        ),
+    ] {
+        let shown = name.to_lowercase();
+        let expected = format!(
+            "name         {shown}.\nkind         {kind}\nanswers      none cached\nnext         {next}\n"
+        );
+        assert_eq!(service.says(&["explain", &name]).await, expected);
+    }
+    let expected = format!(
+        "name         www.{key}.pkarr.\nkind         public-key name\nkey          {key}\n\
+         packet       none known\nanswers      none cached\nnext         looked for in the DHT\n"
+    );
+    assert_eq!(
+        service
+            .says(&["explain", &format!("www.{key}.pkarr")])
+            .await,
+        expected
+    );
+
+    service.ask("www.example.com", RecordType::A).await;
+    service.ask("printer.local", RecordType::A).await;
+    let forwarded = service.explain("WWW.example.com").await;
+    assert_eq!(
+        forwarded.next,
+        "cached types are answered from the cache, others forwarded"
+    );
+    assert_eq!(forwarded.answers.len(), 1);
+    let answer = &forwarded.answers[0];
+    assert_eq!(
+        (answer.rtype.as_str(), answer.rcode.as_str()),
+        ("A", "NOERROR")
+    );
+    assert!((1..=300).contains(&answer.left_seconds), "{answer:?}");
+    let special = service.explain("printer.local").await;
+    assert_eq!(special.answers[0].rcode, "NXDOMAIN");
+    assert_eq!(upstream.names(), ["www.example.com."]);
+}
+
+#[tokio::test]
+async fn explain_follows_search_domains_if_they_are_answered() {
+    let service = Service::start(&Settings {
+        names: "search-domains = \"answer\"",
+        ..Settings::default()
+    })
+    .await;
+    let key = key_of(&secret(4)).to_string();
+    let explained = service.explain(&format!("www.{key}.home.lan")).await;
+    assert_eq!(explained.key, Some(key));
+    assert_eq!(explained.next, "looked for in the DHT");
+    let weak = format!("{}.lan", "y".repeat(52));
+    let explained = service.explain(&weak).await;
+    assert_eq!(explained.key, None);
+    assert_eq!(explained.next, "NXDOMAIN, without asking anybody");
+}
+
+#[tokio::test]
+async fn explain_tells_of_a_packet_and_of_an_absence() {
+    let dht = dht().await;
+    let key = publish(dht, 5, SEQ, 3600).await.to_string();
+    let unpublished = key_of(&secret(6)).to_string();
+    let service = Service::start(&Settings {
+        bootstrap: &dht.testnet.bootstrap,
+        ..Settings::default()
+    })
+    .await;
+    service.ask(&key, RecordType::TXT).await;
+    service.found().await;
+    // The first answer was made while the lookup went on; these are made at its end.
+    service.ask(&key, RecordType::TXT).await;
+    service.ask(&key, RecordType::A).await;
+    let explained = service.explain(&key).await;
+    let packet = explained.packet.expect("a packet");
+    assert_eq!((packet.seq, packet.signed_at), (SEQ, SEQ / 1_000_000));
+    assert_eq!(
+        (packet.source, packet.state),
+        (Source::Dht, Freshness::Fresh)
+    );
+    assert_eq!(packet.records, 1);
+    assert!(packet.holders.is_some_and(|holders| holders > 0));
+    assert_eq!(packet.older_holders, Some(0));
+    assert!((3000..=3600).contains(&packet.fresh_left_seconds));
+    assert!((2000..=2880).contains(&packet.next_lookup_seconds.unwrap()));
+    assert_eq!(packet.last_lookup.unwrap().outcome, "found");
+    assert_eq!(explained.highest_seq, Some(SEQ));
+    let types: Vec<_> = explained
+        .answers
+        .iter()
+        .map(|answer| &answer.rtype)
+        .collect();
+    assert_eq!(types, ["A", "TXT"]);
+    let text = service.says(&["explain", &key]).await;
+    for part in [
+        "packet       seq 1700000000000000, signed 2023-11-14 22:13:20 UTC\n             1 record, ",
+        " B, from the DHT\n             fresh for ",
+        " ago, held by ",
+        "answers      A    NOERROR  ",
+        "\n             TXT  NOERROR  ",
+        "\nnext         answered from the packet; a newer one is looked for in ",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    for part in ["highest seq", "last lookup"] {
+        assert!(!text.contains(part), "{part}: {text}");
+    }
+
+    service.ask(&unpublished, RecordType::A).await;
+    let absent = service.explain(&unpublished).await;
+    assert!(
+        absent
+            .next
+            .starts_with("NXDOMAIN: nobody has the key; it is looked for again in "),
+        "{}",
+        absent.next
+    );
+    assert_eq!((absent.packet, absent.highest_seq), (None, None));
+    assert_eq!(absent.answers[0].rcode, "NXDOMAIN");
+    let ede = format!("EDE 0: nobody on the DHT has a packet of this key: {unpublished}");
+    assert_eq!(absent.answers[0].extended_errors, [ede]);
+}
+
+#[tokio::test]
+async fn explain_tells_whether_a_packet_past_its_time_is_served() {
+    let dht = dht().await;
+    let key = publish(dht, 7, SEQ, 0).await.to_string();
+    for (cache, state, next) in [
+        (
+            "",
+            Freshness::Stale,
+            "answered from the stale packet; a newer one is looked for meanwhile",
+        ),
+        (
+            "stale-wait = \"1s\"",
+            Freshness::Stale,
+            "answered from a newer packet if one is found within 1s, else from the stale one",
+        ),
+        (
+            "max-stale = \"0s\"",
+            Freshness::Expired,
+            "looked for in the DHT",
+        ),
+    ] {
+        let service = Service::start(&Settings {
+            bootstrap: &dht.testnet.bootstrap,
+            dht: "packet-min-ttl = \"0s\"",
+            cache,
+            ..Settings::default()
+        })
+        .await;
+        service.ask(&key, RecordType::TXT).await;
+        service.found().await;
+        let explained = service.explain(&key).await;
+        let packet = explained.packet.expect("a packet");
+        assert_eq!(packet.state, state, "{cache}");
+        assert_eq!(packet.fresh_left_seconds, 0);
+        assert_eq!(packet.next_lookup_seconds, Some(0));
+        assert_eq!(explained.next, next);
+    }
+}
+
+#[tokio::test]
+async fn what_is_flushed_is_looked_up_again_and_nothing_else() {
+    let dht = dht().await;
+    let key = publish(dht, 8, SEQ, 3600).await.to_string();
+    let upstream = Upstream::plain(3600).await;
+    let service = Service::start(&Settings {
+        bootstrap: &dht.testnet.bootstrap,
+        upstreams: vec![upstream.address],
+        ..Settings::default()
+    })
+    .await;
+    // The lookups and forwarded questions so far, after questions for all that is cached.
+    let asked = async || {
+        for name in [
+            &key,
+            &format!("{key}.pkarr"),
+            "www.example.com",
+            "mail.example.com",
+        ] {
+            let rtype = if name.starts_with(&key) {
+                RecordType::TXT
+            } else {
+                RecordType::A
+            };
+            assert_eq!(
+                rcode(&service.ask(name, rtype).await),
+                ResponseCode::NoError
+            );
+            service.found().await;
+        }
+        (service.found().await, upstream.count())
+    };
+    asked().await;
+    assert_eq!(asked().await, (1, 2));
+    assert_eq!(
+        service.says(&["flush", &key]).await,
+        "flushed 2 answers and 1 packet\n"
+    );
+    assert_eq!(asked().await, (2, 2));
+    assert_eq!(asked().await, (2, 2));
+    let below = format!("any.{key}.PKARR");
+    assert_eq!(
+        service.says(&["flush", &below]).await,
+        "flushed 2 answers and 1 packet\n"
+    );
+    assert_eq!(asked().await, (3, 2));
+    assert_eq!(
+        service.says(&["flush", "WWW.example.com"]).await,
+        "flushed 1 answer and 0 packets\n"
+    );
+    assert_eq!(asked().await, (3, 3));
+    assert_eq!(
+        service.says(&["flush", "example.com"]).await,
+        "flushed 0 answers and 0 packets\n"
+    );
+    assert_eq!(asked().await, (3, 3));
+    assert_eq!(
+        service.says(&["flush", "all"]).await,
+        "flushed 4 answers and 1 packet\n"
+    );
+    assert_eq!(asked().await, (4, 5));
+}
+
+#[tokio::test]
+async fn an_older_packet_is_refused_after_a_flush_and_explain_says_why() {
+    let (newer, older) = (dht().await, TestDht::start(10).await);
+    let key = publish(newer, 9, SEQ, 3600).await.to_string();
+    publish(&older, 9, SEQ - 1_000_000, 3600).await;
+    let settings = Settings {
+        bootstrap: &newer.testnet.bootstrap,
+        has_state: true,
+        ..Settings::default()
+    };
+    let service = Service::start(&settings).await;
+    service.ask(&key, RecordType::TXT).await;
+    assert_eq!(service.found().await, 1);
+
+    let settings = Settings {
+        bootstrap: &older.testnet.bootstrap,
+        ..settings
+    };
+    write_config(&service.directory, &service.socket, &settings);
+    service.signal("HUP");
+    until("the other DHT is used", async || {
+        service.status().await.dht.lookups.found == 0
+    })
+    .await;
+    service.says(&["flush", "all"]).await;
+    let reply = service.ask(&key, RecordType::TXT).await;
+    assert_eq!(rcode(&reply), ResponseCode::ServFail, "{reply}");
+    assert_eq!(ede(&reply).map(|(code, _)| code), Some(24));
+    service.found().await;
+
+    let explained = service.explain(&key).await;
+    assert_eq!((explained.packet, explained.highest_seq), (None, Some(SEQ)));
+    let text = service.says(&["explain", &key]).await;
+    for part in [
+        "packet       none known\nhighest seq  1700000000000000: older packets are refused\n",
+        "EDE 24: only packets older than seq 1700000000000000, which was seen before, were found\n",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let refused = service.status().await.dht.refused_packets;
+    assert_eq!(refused["older than one seen before"], 1);
+}
+
+#[tokio::test]
+async fn after_an_abrupt_end_the_next_start_takes_the_socket_and_knows_the_packets() {
+    let dht = dht().await;
+    let key = publish(dht, 10, SEQ, 3600).await.to_string();
+    let mut settings = Settings {
+        bootstrap: &dht.testnet.bootstrap,
+        has_state: true,
+        ..Settings::default()
+    };
+    let mut service = Service::start(&settings).await;
+    service.ask(&key, RecordType::TXT).await;
+    let stored = async |service: &Service| {
+        let store = service.status().await.store.unwrap();
+        store.packets == 1 && store.waiting == 0
+    };
+    until("the packet is on disk", async || stored(&service).await).await;
+    service.end("KILL");
+    assert!(service.socket.exists(), "an abrupt end leaves the file");
+
+    settings.bootstrap = &[];
+    write_config(&service.directory, &service.socket, &settings);
+    service.child = spawn(&service.directory);
+    service.listens().await;
+    until("the store is open", async || stored(&service).await).await;
+    let packet = service.explain(&key).await.packet.expect("the packet");
+    assert_eq!(
+        (packet.source, packet.state),
+        (Source::Disk, Freshness::Stale)
+    );
+    assert_eq!(packet.confirmed_seconds_ago, None);
+    let text = service.says(&["explain", &key]).await;
+    assert!(text.contains("from disk\n"), "{text}");
+    // Counted though it was never asked for.
+    assert_eq!(
+        service.says(&["flush", &key]).await,
+        "flushed 0 answers and 1 packet\n"
+    );
+    until("the store has forgotten it", async || {
+        service.status().await.store.unwrap().packets == 0
+    })
+    .await;
+    let explained = service.explain(&key).await;
+    assert_eq!((explained.packet, explained.highest_seq), (None, Some(SEQ)));
+    service.end("TERM");
+    assert!(!service.socket.exists(), "the file goes with the service");
+}
+
+#[tokio::test]
+async fn a_reload_moves_the_socket_and_takes_it_away() {
+    let settings = Settings::default();
+    let mut service = Service::start(&settings).await;
+    let before = std::mem::replace(&mut service.socket, service.directory.0.join("moved.sock"));
+    write_config(&service.directory, &service.socket, &settings);
+    service.signal("HUP");
+    service.listens().await;
+    until("the old one is gone", async || !before.exists()).await;
+
+    let none = Path::new("");
+    write_config(&service.directory, none, &settings);
+    service.signal("HUP");
+    until("there is none", async || !service.socket.exists()).await;
+    let moved = service.socket.to_str().unwrap();
+    let told = complaint(&program(&["status", "--socket", moved]).await, 1);
+    assert!(told.contains("does the service run"), "{told}");
 }
