@@ -5,9 +5,9 @@ _list:
 
 # Formatting, lints, documentation: what CI checks before the tests
 check:
-    cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # All tests
 test:
@@ -40,6 +40,11 @@ units:
 # Micro-benchmarks
 bench *args:
     cargo bench {{ args }}
+
+# Cold keys beside the bare DHT library, on a simulated network of a thousand nodes
+bench-cold *args:
+    cargo build --release -p dht-simulator
+    cargo bench --bench cold -- {{ args }}
 
 # Fuzz a target: answer, message, packet or name (needs `cargo install cargo-fuzz`)
 fuzz target="answer" seconds="60":

@@ -171,7 +171,7 @@ DHT          joined at 0.0.0.0:6881, 134 nodes
 lookups      5 under way, 0 waiting
              120 found
              2 with too few answers
-             1 refused: over the budget
+             1 refused: over a budget, or too many waiting
 answered by  87 % of the nodes asked
 bad packets  7 wrong signature
 ";

@@ -90,7 +90,10 @@ fn dht(sheet: &mut Sheet, dht: &Dht) {
         (lookups.too_few_answers, "with too few answers"),
         (lookups.failed, "failed"),
         (lookups.invalid_packet, "with an invalid packet"),
-        (lookups.refused, "refused: over the budget"),
+        (
+            lookups.refused,
+            "refused: over a budget, or too many waiting",
+        ),
     ] {
         if count > 0 {
             sheet.line("", &format!("{count} {what}"));

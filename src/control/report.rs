@@ -100,7 +100,7 @@ pub struct Lookups {
     pub failed: u64,
     /// With a signed value that is no packet.
     pub invalid_packet: u64,
-    /// Not started: over the budget.
+    /// Not started: a client over its budget, or too many waiting.
     pub refused: u64,
     /// Under way now.
     pub under_way: u64,
