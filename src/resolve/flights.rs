@@ -33,7 +33,7 @@ struct Landing<K: Eq + Hash, V> {
 }
 
 /// Gives a lookup's result to those who wait before the lookup is at its end.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Early<V>(watch::Sender<Option<V>>);
 
 /// A lookup under way.
