@@ -196,16 +196,13 @@ impl Ended {
 
 /// A configuration file in a directory of its own, which goes with the test.
 struct File {
-    directory: PathBuf,
+    directory: common::Directory,
     path: PathBuf,
 }
 
 impl File {
     fn new(text: &str) -> Self {
-        // Short: the path of a Unix socket has at most 107 octets (unix(7)).
-        let name = format!("pkbridge-cli-{:x}", rand::random::<u64>());
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir(&directory).unwrap();
+        let directory = common::Directory::new();
         let path = directory.join("config.toml");
         let file = Self { directory, path };
         file.write(text);
@@ -218,12 +215,6 @@ impl File {
 
     fn text(&self) -> &str {
         self.path.to_str().unwrap()
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

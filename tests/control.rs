@@ -41,26 +41,9 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "ppsczdihmrgi8ft4xhkfcn3x8uhkdmbrfroyocrhqggcmurb4xno";
 
-/// A directory that goes with the test. Its name is short, as the path of a socket must be.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let name = format!("pkbridge-control-{:x}", rand::random::<u64>());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("control.sock")
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Where the socket is in a test's directory.
+fn socket_in(directory: &Directory) -> PathBuf {
+    directory.join("control.sock")
 }
 
 /// A service that remembers what it was asked, and gives `status` only with a permit of its gate.
@@ -251,8 +234,8 @@ impl Running {
 
     fn with_permits(permits: usize) -> Self {
         let directory = Directory::new();
-        let listener = ControlListener::bind(&directory.socket()).unwrap();
-        assert_eq!(listener.path(), directory.socket());
+        let listener = ControlListener::bind(&socket_in(&directory)).unwrap();
+        assert_eq!(listener.path(), socket_in(&directory));
         let fake = Arc::new(Fake {
             asked: Mutex::default(),
             gate: Semaphore::new(permits),
@@ -269,7 +252,7 @@ impl Running {
     }
 
     fn socket(&self) -> PathBuf {
-        self.directory.socket()
+        socket_in(&self.directory)
     }
 
     /// Connects and sends.
@@ -438,7 +421,7 @@ async fn wrong_arguments_are_usage_errors() {
 #[tokio::test]
 async fn without_a_service_each_verb_says_where_it_looked() {
     let directory = Directory::new();
-    let socket = directory.socket();
+    let socket = socket_in(&directory);
     let path = socket.to_str().unwrap();
     let verbs: [&[&str]; 3] = [&["status"], &["flush", "all"], &["explain", "a.example"]];
     for verb in verbs {
@@ -460,8 +443,8 @@ async fn without_a_service_each_verb_says_where_it_looked() {
 #[tokio::test]
 async fn what_is_no_service_of_ours_is_not_believed() {
     let directory = Directory::new();
-    let listener = StdUnixListener::bind(directory.socket()).unwrap();
-    let socket = directory.socket();
+    let listener = StdUnixListener::bind(socket_in(&directory)).unwrap();
+    let socket = socket_in(&directory);
     let path = socket.to_str().unwrap();
     for (line, about) in [
         ("", "a whole reply"),
@@ -636,12 +619,12 @@ fn refusal(path: &Path) -> (BindFault, String) {
 #[tokio::test]
 async fn the_socket_of_a_dead_process_is_replaced() {
     let directory = Directory::new();
-    drop(StdUnixListener::bind(directory.socket()).unwrap());
-    assert!(directory.socket().exists());
-    let listener = ControlListener::bind(&directory.socket()).unwrap();
-    UnixStream::connect(directory.socket()).await.unwrap();
+    drop(StdUnixListener::bind(socket_in(&directory)).unwrap());
+    assert!(socket_in(&directory).exists());
+    let listener = ControlListener::bind(&socket_in(&directory)).unwrap();
+    UnixStream::connect(socket_in(&directory)).await.unwrap();
     drop(listener);
-    assert!(!directory.socket().exists());
+    assert!(!socket_in(&directory).exists());
 }
 
 #[tokio::test]
@@ -653,11 +636,14 @@ async fn the_socket_of_a_live_process_is_left_alone() {
     // Nor is one taken for dead that is too busy to accept.
     let directory = Directory::new();
     let busy = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
-    let address = socket2::SockAddr::unix(directory.socket()).unwrap();
+    let address = socket2::SockAddr::unix(socket_in(&directory)).unwrap();
     busy.bind(&address).unwrap();
     busy.listen(0).unwrap();
-    let _fills_the_backlog = UnixStream::connect(directory.socket()).await.unwrap();
-    assert!(matches!(refusal(&directory.socket()).0, BindFault::InUse));
+    let _fills_the_backlog = UnixStream::connect(socket_in(&directory)).await.unwrap();
+    assert!(matches!(
+        refusal(&socket_in(&directory)).0,
+        BindFault::InUse
+    ));
 
     let reply = running.exchange(b"{\"verb\":\"status\"}\n").await;
     assert_eq!(reply["ok"]["version"], "0.1.0");
@@ -666,11 +652,11 @@ async fn the_socket_of_a_live_process_is_left_alone() {
 #[tokio::test]
 async fn what_is_no_socket_is_left_alone() {
     let directory = Directory::new();
-    std::fs::write(directory.socket(), "precious").unwrap();
-    let (fault, text) = refusal(&directory.socket());
+    std::fs::write(socket_in(&directory), "precious").unwrap();
+    let (fault, text) = refusal(&socket_in(&directory));
     assert!(matches!(fault, BindFault::NotASocket), "{fault:?}");
     assert!(text.contains("remove it"), "{text}");
-    let text = std::fs::read_to_string(directory.socket()).unwrap();
+    let text = std::fs::read_to_string(socket_in(&directory)).unwrap();
     assert_eq!(text, "precious");
 }
 
@@ -692,11 +678,11 @@ async fn a_directory_that_is_not_there_is_told_with_the_remedy() {
 #[tokio::test]
 async fn a_file_that_another_process_put_in_its_place_is_not_removed() {
     let directory = Directory::new();
-    let listener = ControlListener::bind(&directory.socket()).unwrap();
-    std::fs::remove_file(directory.socket()).unwrap();
-    let _other = StdUnixListener::bind(directory.socket()).unwrap();
+    let listener = ControlListener::bind(&socket_in(&directory)).unwrap();
+    std::fs::remove_file(socket_in(&directory)).unwrap();
+    let _other = StdUnixListener::bind(socket_in(&directory)).unwrap();
     drop(listener);
-    assert!(directory.socket().exists());
+    assert!(socket_in(&directory).exists());
 }
 
 // The running program, as an operator meets it.
@@ -727,7 +713,7 @@ struct Settings<'a> {
 impl Service {
     async fn start(settings: &Settings<'_>) -> Self {
         let directory = Directory::new();
-        let socket = directory.socket();
+        let socket = socket_in(&directory);
         write_config(&directory, &socket, settings);
         let child = spawn(&directory);
         let mut service = Self {

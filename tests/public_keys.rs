@@ -11,7 +11,6 @@ mod common;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -963,27 +962,5 @@ async fn a_record_outside_of_the_zone_does_not_shorten_the_time_that_a_packet_is
         assert_eq!(text_of(answer), "mine");
         assert_eq!(fetcher.fetches.load(Ordering::Relaxed), 1);
         tokio::time::advance(Duration::from_secs(470)).await;
-    }
-}
-
-/// A directory that goes with the test.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let name = format!(
-            "pkbridge-keys-{}-{:x}",
-            std::process::id(),
-            rand::random::<u64>()
-        );
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

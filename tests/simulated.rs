@@ -83,9 +83,6 @@ enum Told {
     Failure(u16, String),
 }
 
-/// A directory that goes with the test. Its name is short, as the path of a socket must be.
-struct Directory(PathBuf);
-
 /// The program itself, with its control socket and its log in a directory.
 struct Program {
     child: Child,
@@ -296,30 +293,11 @@ async fn flush(socket: &Path, key: PublicKey) {
     control::ask(socket, &request).await.unwrap();
 }
 
-impl Directory {
-    fn new() -> Self {
-        let name = format!("pkbridge-sim-{:x}", rand::random::<u64>());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// `config` with a state directory and a control socket here.
-    fn with_state(&self, mut config: Config) -> Config {
-        config.state.directory = Some(self.join("state"));
-        config.control.socket = Some(self.join("control"));
-        config
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// `config` with a state directory and a control socket in `directory`.
+fn with_state(directory: &Directory, mut config: Config) -> Config {
+    config.state.directory = Some(directory.join("state"));
+    config.control.socket = Some(directory.join("control"));
+    config
 }
 
 impl Program {
@@ -609,7 +587,7 @@ async fn an_older_packet_is_never_taken_not_after_a_restart_nor_a_flush() {
     let directory = Directory::new();
     let dht = Simulated::start(settings()).await;
     let owners = Owner::many(3);
-    let config = directory.with_state(dht.config());
+    let config = with_state(&directory, dht.config());
     let socket = config.control.socket.clone().unwrap();
     for owner in &owners {
         dht.store(&owner.packet(SEQ));
@@ -707,7 +685,7 @@ async fn after_a_restart_without_the_network_all_that_was_seen_is_answered() {
     for owner in &owners {
         dht.store(&owner.packet(SEQ));
     }
-    let mut config = directory.with_state(dht.config());
+    let mut config = with_state(&directory, dht.config());
     config.dht.lookup_timeout = Duration::from_millis(1500);
     let server = Running::start(config.clone());
     ask_all(&owners, server.address).await;

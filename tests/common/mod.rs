@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -391,6 +392,29 @@ pub fn reply_to(query: &[u8]) -> Message {
     reply.metadata.recursion_available = true;
     reply.add_queries(query.queries.iter().cloned());
     reply
+}
+
+/// A directory that goes with the test. Its path is short: that of a Unix socket in it has at most 107
+/// octets (unix(7)).
+pub struct Directory(pub PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        let name = format!("pkbridge-{:x}", rand::random::<u64>());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Waits until `done`, and fails if that takes too long.
