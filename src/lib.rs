@@ -13,6 +13,7 @@
 //! - [`resolve`]: where answers come from: the cache, the DHT, upstreams.
 //! - [`pkarr`]: what a public-key name means: keys, signed packets, zones. No clock, no sockets.
 //! - [`wire`]: DNS messages as bytes.
+//! - [`endpoint`]: how an upstream is reached, and written down.
 //!
 //! [`config`] is read by `cli` and `server` alone; [`panics`] says what a panic does.
 #![cfg_attr(
@@ -27,6 +28,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod endpoint;
 pub mod panics;
 pub mod pkarr;
 pub mod resolve;

@@ -10,24 +10,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// For each module the other modules of the crate that it may name.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("main", &["cli", "panics"]),
     (
         "cli",
         &[
-            "server", "control", "serve", "resolve", "pkarr", "wire", "config", "panics",
+            "server", "control", "serve", "resolve", "pkarr", "wire", "config", "endpoint",
+            "panics",
         ],
     ),
     (
         "server",
-        &["control", "serve", "resolve", "pkarr", "wire", "config"],
+        &[
+            "control", "serve", "resolve", "pkarr", "wire", "config", "endpoint",
+        ],
     ),
     ("control", &["pkarr"]),
     ("serve", &["resolve", "wire"]),
-    ("resolve", &["pkarr", "wire", "panics"]),
+    ("resolve", &["pkarr", "wire", "endpoint", "panics"]),
     ("pkarr", &["wire"]),
     ("wire", &[]),
-    ("config", &[]),
+    ("config", &["endpoint"]),
+    ("endpoint", &[]),
     ("panics", &[]),
 ];
 
@@ -37,7 +41,10 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
     ("mainline", &["resolve/dht", "cli/demo"]),
     ("redb", &["resolve/store"]),
     ("hickory_server", &["serve/admit"]),
-    ("hickory_resolver", &["resolve/system"]),
+    (
+        "hickory_resolver",
+        &["resolve/system", "resolve/validate", "resolve/recurse"],
+    ),
     ("ed25519_dalek", &["pkarr"]),
     // The command line, the service manager's sockets and messages, where logs go, the file's form.
     ("clap", &["cli"]),
