@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use hickory_proto::rr::Name;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -34,6 +35,12 @@ const MAX_SOCKETS: usize = 512;
 pub trait Forward: Send + Sync + std::fmt::Debug {
     /// Asks a question. Answers of any RCODE are answers; a failure is the lack of one.
     fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>>;
+
+    /// Whether the operator has named servers for this name: it is theirs to answer then, even if it
+    /// is a special-use name or has private addresses.
+    fn has_rule_for(&self, _name: &Name) -> bool {
+        false
+    }
 }
 
 /// The configured upstream resolvers.
