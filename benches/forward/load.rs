@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::upstream::socket;
+
 /// Sockets, so that a resolver with several of its own finds work for each.
 const SOCKETS: usize = 16;
 /// After this time a question counts as lost; resolvers give up earlier.
@@ -114,7 +116,7 @@ struct Client {
 
 impl Client {
     fn new(server: SocketAddr, shared: Arc<Shared>) -> Arc<Self> {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = socket();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Arc::new(Self {
@@ -231,8 +233,10 @@ pub(super) fn put(
     let listeners: Vec<_> = clients.iter().map(listen).collect();
     let sender = match load {
         Load::Window(window) => {
+            // Not in one burst: that would overflow the resolver's socket before it has begun.
             for client in clients.iter().cycle().take(window) {
                 client.ask();
+                thread::sleep(Duration::from_micros(50));
             }
             None
         }

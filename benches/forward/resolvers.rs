@@ -177,7 +177,7 @@ fn configuration(
              pidfile: \"{directory}/pid\"\n  use-syslog: no\n  logfile: \"\"\n  \
              interface: {ip}\n  port: {port}\n  num-threads: {threads}\n  \
              do-not-query-localhost: no\n  module-config: \"iterator\"\n  \
-             msg-cache-size: 21m\n  rrset-cache-size: 43m\n\
+             msg-cache-size: 21m\n  rrset-cache-size: 43m\n  so-rcvbuf: 4m\n\
              remote-control:\n  control-enable: no\n\
              forward-zone:\n  name: \".\"\n  forward-addr: {}@{}\n",
             upstream.ip(),

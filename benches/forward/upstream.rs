@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use socket2::SockRef;
+
 const HEADER_LEN: usize = 12;
 /// A record whose owner is the question's name: A, IN, TTL 300, 192.0.2.1.
 const RECORD: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 1];
+/// Room for what has come and is not yet read, so that nothing is lost on this side; the kernel may
+/// give less.
+const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 /// An OPT without options that offers 1232 bytes.
 const OPT: [u8; 11] = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
 
@@ -19,7 +24,7 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = socket();
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&asked);
@@ -31,6 +36,14 @@ impl Upstream {
     pub(super) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
+}
+
+/// A socket on any port of loopback.
+pub(super) fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let buffer = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER_LEN);
+    buffer.unwrap();
+    socket
 }
 
 fn serve(socket: &UdpSocket, asked: &AtomicU64) {
