@@ -46,6 +46,10 @@ bench-cold *args:
     cargo build --release -p dht-simulator
     cargo bench --bench cold -- {{ args }}
 
+# Cache misses beside unbound and dnsdist (Debian packages unbound and dnsdist)
+bench-forward *args:
+    cargo bench --bench forward -- {{ args }}
+
 # Fuzz a target: answer, message, packet or name (needs `cargo install cargo-fuzz`)
 fuzz target="answer" seconds="60":
     mkdir -p fuzz/corpus/{{ target }}
