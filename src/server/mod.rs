@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, SearchDomains};
 use crate::control::{ControlListener, serve_control};
+use crate::endpoint::Endpoint;
 use crate::pkarr::Suffixes;
 use crate::resolve::{
     AnswerCache, Dht, DhtSettings, Failure, Forward, HoldTimes, HostsByForwarding, Names, Packets,
@@ -411,7 +412,8 @@ fn upstreams(
     resolv_conf: Option<&PathBuf>,
     listening: &[SocketAddr],
 ) -> Upstreams {
-    let mut servers = config.upstream.servers.clone();
+    let servers = config.upstream.servers.iter();
+    let mut servers: Vec<SocketAddr> = servers.flat_map(Endpoint::known_addresses).collect();
     if servers.is_empty()
         && let Some(path) = resolv_conf
     {
