@@ -21,6 +21,7 @@ use futures_util::future::{BoxFuture, join_all};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use pkbridge::config::Config;
+use pkbridge::endpoint::Endpoint;
 use pkbridge::pkarr::Suffixes;
 use pkbridge::resolve::{
     Answer, AnswerCache, Asker, CLIENT_PATIENCE, Ending, Failure, FetchPacket, Forward, HoldTimes,
@@ -140,7 +141,7 @@ async fn answering(last: u8) -> Upstream {
 
 fn forwarding_to(servers: &[SocketAddr]) -> Config {
     let mut config = config();
-    config.upstream.servers = servers.to_vec();
+    config.upstream.servers = servers.iter().copied().map(Endpoint::plain).collect();
     config
 }
 
