@@ -412,8 +412,12 @@ fn upstreams(
     resolv_conf: Option<&PathBuf>,
     listening: &[SocketAddr],
 ) -> Upstreams {
+    // What is to be encrypted is never sent in the clear.
     let servers = config.upstream.servers.iter();
-    let mut servers: Vec<SocketAddr> = servers.flat_map(Endpoint::known_addresses).collect();
+    let mut servers: Vec<SocketAddr> = servers
+        .filter(|server| !server.is_encrypted())
+        .flat_map(Endpoint::known_addresses)
+        .collect();
     if servers.is_empty()
         && let Some(path) = resolv_conf
     {
