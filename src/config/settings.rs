@@ -175,7 +175,7 @@ pub struct LocalRecord {
     pub name: String,
     /// The type.
     pub rtype: RecordType,
-    /// The data in wire form, with all names in it uncompressed.
+    /// The data in wire form, with all names in it uncompressed and in lower case.
     pub rdata: Vec<u8>,
 }
 

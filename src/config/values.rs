@@ -417,9 +417,6 @@ pub(super) fn search_domains(text: &str) -> Result<SearchDomains, String> {
 
 /// A domain that stands for itself and all below it.
 pub(super) fn domain(text: &str) -> Result<String, String> {
-    if text == "." {
-        return Err("\".\" is all domains; write those that are meant, such as \"lan\"".to_owned());
-    }
     domain_name(text).ok_or_else(|| {
         format!(
             "{} is not a domain name; write labels of 1 to 63 letters, digits, \"-\" or \"_\", \

@@ -20,17 +20,14 @@ pub(super) fn parse(text: &str) -> Result<Endpoint, String> {
         "is not a DNS stamp: behind sdns:// stands Base64 in the alphabet of URLs without \"=\""
     })?;
     let mut fields = Fields(&bytes);
-    let &[protocol] = fields.take(1)? else {
-        return Err(CUT_SHORT.to_owned());
-    };
-    match protocol {
+    match fields.byte()? {
         0x00 => plain(fields),
-        0x02..=0x04 => encrypted(protocol, fields),
+        protocol @ 0x02..=0x04 => encrypted(protocol, fields),
         0x01 => Err(not_spoken("DNSCrypt")),
         0x05 => Err(not_spoken("Oblivious DoH")),
         0x81 => Err(not_spoken("a relay of DNSCrypt")),
         0x85 => Err(not_spoken("a relay of Oblivious DoH")),
-        _ => Err(format!(
+        protocol => Err(format!(
             "is a DNS stamp of the unknown protocol {protocol:#04x}; use one for plain DNS, DoT, \
              DoH or DoQ"
         )),
@@ -143,7 +140,7 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
-    fn length(&mut self) -> Result<u8, String> {
+    fn byte(&mut self) -> Result<u8, String> {
         self.take(1)?
             .first()
             .copied()
@@ -152,7 +149,7 @@ impl<'a> Fields<'a> {
 
     /// A text behind its length.
     fn text(&mut self) -> Result<&'a str, String> {
-        let length = self.length()?;
+        let length = self.byte()?;
         let bytes = self.take(usize::from(length))?;
         std::str::from_utf8(bytes)
             .map_err(|_| "is a DNS stamp with a text that is not UTF-8".to_owned())
@@ -162,7 +159,7 @@ impl<'a> Fields<'a> {
     fn list(&mut self) -> Result<Vec<&'a [u8]>, String> {
         let mut items = Vec::new();
         loop {
-            let length = self.length()?;
+            let length = self.byte()?;
             items.push(self.take(usize::from(length & !MORE))?);
             if length & MORE == 0 {
                 return Ok(items);
