@@ -85,17 +85,21 @@ impl Group {
         self.probe(&plan, question, deadline);
 
         let mut running = FuturesUnordered::new();
-        let mut left = plan.agenda(&self.servers);
+        let mut left = plan.agenda(&self.servers).peekable();
         let mut refused = vec![false; self.servers.len()];
         let mut refusal = None;
         let mut troubles = Vec::new();
         let mut start = plan.at_once;
         let mut late = started;
-        let mut is_late = false;
+        // Whether the answer is later than usual; and whether it has just become so.
+        let (mut is_late, mut is_overdue) = (false, false);
         loop {
             for _ in 0..std::mem::take(&mut start) {
                 let has_refused = |index: usize| refused.get(index).copied().unwrap_or(true);
-                let Some(turn) = left.find(|turn| !has_refused(turn.index)) else {
+                while left.next_if(|turn| has_refused(turn.index)).is_some() {}
+                // Nobody is asked again while an answer may still come in time.
+                let may = |turn: &Turn| turn.round == 0 || is_overdue || running.is_empty();
+                let Some(turn) = left.next_if(may) else {
                     break;
                 };
                 let Some(server) = self.servers.get(turn.index) else {
@@ -112,6 +116,7 @@ impl Group {
             if running.is_empty() {
                 break;
             }
+            is_overdue = false;
             tokio::select! {
                 Some((index, result)) = running.next() => match result {
                     Ok(response) if !response.is_server_failure() => {
@@ -137,7 +142,7 @@ impl Group {
                         troubles.push(Trouble::TimedOut);
                         break;
                     }
-                    is_late = true;
+                    (is_late, is_overdue) = (true, true);
                     self.suspect_loops(&plan);
                     late = deadline;
                     start = 1;
@@ -284,4 +289,110 @@ fn failure(troubles: &[Trouble]) -> Failure {
         return Failure::Upstream(reasons.join("; "));
     }
     Failure::UpstreamError(reasons.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::endpoint::Endpoint;
+    use crate::resolve::upstream::link::{Bootstrap, Tls};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn group(strategy: Strategy, count: u8) -> Group {
+        let tls = Arc::new(Tls::new(None).unwrap());
+        let bootstrap = Arc::new(Bootstrap::new(Vec::new()));
+        let sockets = Arc::new(Semaphore::new(1));
+        let server = |last| {
+            let endpoint = Endpoint::plain(([192, 0, 2, last], 53).into());
+            let (tls, bootstrap) = (Arc::clone(&tls), Arc::clone(&bootstrap));
+            Arc::new(Server::new(endpoint, tls, bootstrap, Arc::clone(&sockets)))
+        };
+        let servers = (0..count).map(server).collect();
+        Group::new(None, servers, strategy, 1000 * MS, Arc::default())
+    }
+
+    /// Whom it would ask at once, and who comes after them.
+    fn plan(group: &Group) -> (Vec<usize>, Vec<usize>) {
+        let plan = group.plan(Instant::now());
+        let (first, rest) = plan.order.split_at(plan.at_once);
+        (first.to_vec(), rest.to_vec())
+    }
+
+    fn answers(group: &Group, index: usize, took: Duration) {
+        for _ in 0..50 {
+            group.servers[index].pulse().answered(Instant::now(), took);
+        }
+    }
+
+    fn fails(group: &Group, index: usize) {
+        let now = Instant::now() + MS;
+        group.servers[index].pulse().failed(now, now);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_fastest_is_asked_and_who_fails_comes_last() {
+        let group = group(Strategy::Fastest, 3);
+        // Nothing is known of them.
+        assert_eq!(plan(&group), (vec![0, 1, 2], vec![]));
+        answers(&group, 0, 30 * MS);
+        answers(&group, 1, 10 * MS);
+        assert_eq!(plan(&group), (vec![1], vec![0, 2]));
+        answers(&group, 2, 20 * MS);
+        assert_eq!(plan(&group), (vec![1], vec![2, 0]));
+        fails(&group, 1);
+        assert_eq!(plan(&group), (vec![2], vec![0, 1]));
+        // It has become slow.
+        answers(&group, 2, 100 * MS);
+        assert_eq!(plan(&group), (vec![0], vec![2, 1]));
+        fails(&group, 0);
+        fails(&group, 2);
+        assert_eq!(plan(&group), (vec![1, 0, 2], vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_order_the_first_is_asked_unless_it_fails() {
+        let group = group(Strategy::InOrder, 3);
+        assert_eq!(plan(&group), (vec![0], vec![1, 2]));
+        answers(&group, 1, MS);
+        assert_eq!(plan(&group), (vec![0], vec![1, 2]));
+        fails(&group, 0);
+        assert_eq!(plan(&group), (vec![1], vec![2, 0]));
+        answers(&group, 0, 100 * MS);
+        assert_eq!(plan(&group), (vec![0], vec![1, 2]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_parallel_three_are_asked() {
+        let group = group(Strategy::Parallel, 5);
+        for (index, took) in [50, 40, 30, 20, 10].into_iter().enumerate() {
+            answers(&group, index, took * MS);
+        }
+        assert_eq!(plan(&group), (vec![4, 3, 2], vec![1, 0]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_loops_is_not_asked() {
+        let group = group(Strategy::Fastest, 2);
+        answers(&group, 0, MS);
+        answers(&group, 1, 2 * MS);
+        group.servers[0].pulse().loops(Instant::now());
+        assert_eq!(plan(&group), (vec![1], vec![]));
+        group.servers[1].pulse().loops(Instant::now());
+        assert_eq!(plan(&group), (vec![], vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_server_has_its_turn_and_what_may_be_lost_two_more() {
+        let group = group(Strategy::Fastest, 2);
+        let turns: Vec<(usize, u32, bool)> = group
+            .plan(Instant::now())
+            .agenda(&group.servers)
+            .map(|turn| (turn.index, turn.round, turn.is_last_of_round))
+            .collect();
+        let round = |round| [(0, round, false), (1, round, true)];
+        assert_eq!(turns, [round(0), round(1), round(2)].concat());
+    }
 }
