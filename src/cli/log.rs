@@ -12,13 +12,13 @@ use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// The filter for a level or directives of the configuration. A plain level is pkbridge's own; its
-/// libraries then speak up from warnings on, but the DHT library: it reports at that level what is told
-/// in pkbridge's own words.
+/// libraries then speak up from warnings on, but the DHT library and the recursor: they report at that
+/// level what is told in pkbridge's own words, and each question that fails.
 pub(super) fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     let directives = if level.contains(['=', ',']) {
         level.to_owned()
     } else {
-        format!("warn,mainline=off,pkbridge={level}")
+        format!("warn,mainline=off,hickory_resolver=off,pkbridge={level}")
     };
     EnvFilter::builder().parse(directives)
 }

@@ -10,6 +10,7 @@ mod lookup;
 mod packets;
 mod places;
 mod query;
+mod recurse;
 mod response;
 mod store;
 mod system;
@@ -31,6 +32,7 @@ pub use packets::{
     Sighting, Source, Wanted,
 };
 pub use query::UDP_PAYLOAD_LEN;
+pub use recurse::{Recursive, RecursiveSettings, read_root_hints, root_servers};
 pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 pub use system::{HostsByForwarding, system_servers};

@@ -6,7 +6,7 @@
 //! zone that the server was asked as an authority of, and addresses that strangers cannot reach
 //! themselves are not asked on their behalf.
 
-mod reach;
+pub(super) mod reach;
 mod reply;
 #[cfg(test)]
 mod tests;

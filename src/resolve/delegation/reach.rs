@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// From where an address can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(in crate::resolve) enum Reach {
     /// From anywhere.
     Public,
     /// From this host or the networks that it stands in: what a stranger's packet must not make us ask.
@@ -14,7 +14,7 @@ pub(super) enum Reach {
 }
 
 /// From where `address` can be reached.
-pub(super) fn reach(address: IpAddr) -> Reach {
+pub(in crate::resolve) fn reach(address: IpAddr) -> Reach {
     match address {
         IpAddr::V4(address) => reach_v4(address),
         IpAddr::V6(address) => reach_v6(address),
