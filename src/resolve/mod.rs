@@ -22,7 +22,7 @@ use std::time::Duration;
 use hickory_proto::rr::Name;
 use tokio::time::{Instant, timeout};
 
-pub use answers::{Answer, AnswerCache, Question};
+pub use answers::{Answer, AnswerCache, Question, Reuse};
 pub use dht::{
     Dht, DhtSettings, DhtStatus, INSTANCES, InstanceStatus, LookupCounts, Node, ResolveHost,
 };
@@ -39,7 +39,7 @@ pub use system::{HostsByForwarding, system_servers};
 pub use upstream::{Forward, ForwardRule, Strategy, Tls, UpstreamSettings, Upstreams};
 
 use delegation::Delegations;
-use flights::{Flights, NoFlight};
+use flights::{Flight, Flights, NoFlight};
 use lookup::Lookup;
 pub use lookup::{Names, is_special_use};
 use places::Places;
@@ -53,6 +53,14 @@ const MAX_OF_CLIENT: usize = 2560;
 /// Longest time that a client waits for anything: stubs give up after 5 s (resolv.conf(5)), and a busy
 /// machine may be late.
 pub const CLIENT_PATIENCE: Duration = Duration::from_millis(4200);
+
+/// How long the refresh of an upstream's answer whose time is over is waited for, if the configuration
+/// does not say: RFC 8767 section 5 suggests it. Not zero, as for packets: an upstream that works answers
+/// within this time, and whoever asks for a name but once a day would always get yesterday's answer.
+/// After a refresh that failed nobody waits for the next one.
+pub const STALE_PATIENCE: Duration = Duration::from_millis(1800);
+/// Why an answer whose time is over is given before its refresh has failed.
+const STILL_LOOKING: &str = "its time is over and it is being looked for";
 
 /// How long the name servers of a delegation may take in all for one question.
 const DELEGATION_TIMEOUT: Duration = Duration::from_secs(4);
@@ -76,7 +84,6 @@ type UnderWay = Arc<Flights<Box<[u8]>, Arc<Answer>>>;
 /// Answers questions.
 #[derive(Debug)]
 pub struct Resolver {
-    cache: AnswerCache,
     under_way: UnderWay,
     keys_under_way: UnderWay,
     places: Arc<Places>,
@@ -93,7 +100,6 @@ impl Resolver {
         cache: AnswerCache,
     ) -> Self {
         Self {
-            cache,
             under_way: Flights::new(MAX_LOOKUPS),
             keys_under_way: Flights::new(MAX_LOOKUPS),
             places: Places::new(MAX_OF_CLIENT),
@@ -105,61 +111,114 @@ impl Resolver {
                 packets,
                 forward,
                 ttls,
+                cache,
             }),
         }
     }
 
-    /// The answer from the cache.
+    /// The answer from the cache. If it [is due](Answer::is_due), it wants to be [refreshed](Self::refresh).
     pub fn cached(&self, cache_key: &[u8]) -> Option<Arc<Answer>> {
-        self.cache.get(cache_key, Instant::now())
+        self.cache().get(cache_key, Instant::now())
+    }
+
+    /// Looks a question up without waiting, so that the next one who asks finds the answer.
+    pub fn refresh(&self, question: &Question) {
+        // One that finds no place is tried again with the next question.
+        let _ = self.look_up(question.cache_key(), question, Asker::Refresh);
     }
 
     /// The answer, from the cache or by looking it up on behalf of `asker`. Comes within
     /// [`CLIENT_PATIENCE`]; the lookup goes on after that for the next one who asks.
     pub async fn resolve(&self, question: Question, asker: Asker) -> Arc<Answer> {
         let key = question.cache_key();
-        if let Some(answer) = self.cached(&key) {
-            return answer;
-        }
-        let is_of_key = has_label_like_a_key(&question.name);
-        let start = |_| {
-            let lookup = Arc::clone(&self.lookup);
-            let cache = self.cache.clone();
-            let (key, question) = (key.clone(), question.clone());
-            // The lookup has it, not the client, which may be gone before.
-            let place = is_of_key.then(|| self.places.take(asker));
-            async move {
-                if matches!(place, Some(None)) {
-                    let failure = Failure::Overloaded;
-                    return Arc::new(Answer::failure(&question, &failure, Duration::ZERO));
+        let now = Instant::now();
+        let held = self.cache().held(&key, now);
+        let patience = match &held {
+            None => CLIENT_PATIENCE,
+            Some(held) if held.is_fresh(now) => return Arc::clone(held),
+            Some(held) if held.has_failed_lately(now) => {
+                if held.is_due(now) {
+                    self.refresh(&question);
                 }
-                let answer = Arc::new(lookup.answer(&question, asker).await);
-                cache.insert(key, Arc::clone(&answer));
-                drop(place);
-                answer
+                return self.give_stale(key, held, STILL_LOOKING);
             }
+            Some(_) => self.stale_patience(),
         };
-        let under_way = if is_of_key {
-            &self.keys_under_way
-        } else {
-            &self.under_way
-        };
-        let landed = async {
-            let mut flight = under_way.join(key.clone(), start)?;
-            let answer = flight.landed().await?;
-            if flight.is_joined && answer.is_failure() && answer.lifetime().is_zero() {
-                // Whoever started it may have been refused for what it alone had done.
-                return under_way.join(key.clone(), start)?.landed().await;
-            }
-            Ok(answer)
-        };
-        let failure = match timeout(CLIENT_PATIENCE, landed).await {
+        let landed = self.landed(&key, &question, asker);
+        let failure = match timeout(patience, landed).await {
             Ok(Ok(answer)) => return answer,
             Ok(Err(NoFlight::Full)) => Failure::Overloaded,
             Ok(Err(NoFlight::Lost)) => Failure::Internal,
             Err(_) => Failure::Patience,
         };
-        Arc::new(Answer::failure(&question, &failure, Duration::ZERO))
+        match held {
+            None => Arc::new(Answer::failure(&question, &failure, Duration::ZERO)),
+            Some(held) if failure == Failure::Patience => {
+                self.give_stale(key, &held, STILL_LOOKING)
+            }
+            Some(held) => self.give_stale(key, &held, &failure.to_string()),
+        }
+    }
+
+    fn cache(&self) -> &AnswerCache {
+        &self.lookup.cache
+    }
+
+    /// How long the refresh of an answer that is held is waited for.
+    fn stale_patience(&self) -> Duration {
+        match self.cache().reuse().stale_wait {
+            Duration::ZERO => STALE_PATIENCE,
+            wait => wait,
+        }
+    }
+
+    fn give_stale(&self, key: Box<[u8]>, held: &Arc<Answer>, reason: &str) -> Arc<Answer> {
+        let retry = self.lookup.failure_time();
+        self.cache().give_stale(key, held, reason, retry)
+    }
+
+    /// What looking a question up comes to.
+    async fn landed(
+        &self,
+        key: &[u8],
+        question: &Question,
+        asker: Asker,
+    ) -> Result<Arc<Answer>, NoFlight> {
+        let mut flight = self.look_up(key.into(), question, asker)?;
+        let answer = flight.landed().await?;
+        if flight.is_joined && answer.is_failure() && answer.lifetime().is_zero() {
+            // Whoever started it may have been refused for what it alone had done.
+            return self.look_up(key.into(), question, asker)?.landed().await;
+        }
+        Ok(answer)
+    }
+
+    /// Joins the lookup of a question, or starts it.
+    fn look_up(
+        &self,
+        key: Box<[u8]>,
+        question: &Question,
+        asker: Asker,
+    ) -> Result<Flight<Arc<Answer>>, NoFlight> {
+        let is_of_key = has_label_like_a_key(&question.name);
+        let under_way = if is_of_key {
+            &self.keys_under_way
+        } else {
+            &self.under_way
+        };
+        under_way.join(key.clone(), |_| {
+            let lookup = Arc::clone(&self.lookup);
+            let question = question.clone();
+            // The lookup has it, not the client, which may be gone before.
+            let place = is_of_key.then(|| self.places.take(asker));
+            async move {
+                let answer = match &place {
+                    Some(None) => Answer::failure(&question, &Failure::Overloaded, Duration::ZERO),
+                    None | Some(Some(_)) => lookup.answer(&question, asker).await,
+                };
+                lookup.cache.take_in(key, answer, lookup.failure_time())
+            }
+        })
     }
 }
 

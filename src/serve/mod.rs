@@ -108,6 +108,9 @@ impl Service {
                 match self.resolver.cached(&asked.question.cache_key()) {
                     Some(answer) => {
                         let now = Instant::now();
+                        if answer.is_due(now) {
+                            self.resolver.refresh(&asked.question);
+                        }
                         Next::Send(reply::answer(&asked.head, &answer, true, now))
                     }
                     None => Next::LookUp(asked),

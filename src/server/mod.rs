@@ -22,7 +22,7 @@ use crate::control::{ControlListener, serve_control};
 use crate::pkarr::Suffixes;
 use crate::resolve::{
     AnswerCache, Dht, DhtSettings, Forward, HoldTimes, HostsByForwarding, Names, Packets, Resolver,
-    Store, StoreSettings, Ttls,
+    Reuse, Store, StoreSettings, Ttls,
 };
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{
@@ -146,7 +146,7 @@ impl Server {
             started: Instant::now(),
             suffixes: Suffixes::new(&config.names.suffixes),
             packets: packets(&config, &dht, store.as_ref()),
-            answers: AnswerCache::new(answers_max_bytes(&config)),
+            answers: answers(&config),
             config: config.clone(),
             listening,
             forward: Arc::clone(&forward),
@@ -293,7 +293,7 @@ impl Server {
         let parts = Parts {
             started: before.started,
             suffixes: Suffixes::new(&config.names.suffixes),
-            answers: AnswerCache::new(answers_max_bytes(&config)),
+            answers: answers(&config),
             config: config.clone(),
             listening,
             forward: Arc::clone(&self.forward),
@@ -431,6 +431,15 @@ fn packets_max_bytes(config: &Config) -> u64 {
 /// The part that answers get.
 fn answers_max_bytes(config: &Config) -> u64 {
     config.cache.max_bytes - packets_max_bytes(config)
+}
+
+fn answers(config: &Config) -> AnswerCache {
+    AnswerCache::new(answers_max_bytes(config)).with_reuse(Reuse {
+        max_stale: config.cache.max_stale,
+        stale_wait: config.cache.stale_wait,
+        prefetch: config.cache.prefetch,
+        nxdomain_cut: config.cache.nxdomain_cut,
+    })
 }
 
 fn packets(config: &Config, dht: &Arc<Dht>, store: Option<&Arc<Store>>) -> Arc<Packets> {

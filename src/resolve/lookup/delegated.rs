@@ -127,8 +127,8 @@ mod tests {
     use crate::resolve::delegation::Delegations;
     use crate::resolve::lookup::Names;
     use crate::resolve::{
-        Asker, Ending, FetchPacket, Forward, HoldTimes, Holders, Packets, Response, See, Sighting,
-        Ttls, Wanted,
+        AnswerCache, Asker, Ending, FetchPacket, Forward, HoldTimes, Holders, Packets, Response,
+        See, Sighting, Ttls, Wanted,
     };
 
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
@@ -231,6 +231,7 @@ mod tests {
                 negative: 300,
                 failure: 5,
             },
+            cache: AnswerCache::new(1 << 20),
         };
         (lookup, asked)
     }

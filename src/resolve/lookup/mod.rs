@@ -1,6 +1,7 @@
 //! One question, followed through its aliases to an answer.
 
 mod addresses;
+mod cut;
 mod delegated;
 mod endpoints;
 mod forwarded;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, timeout};
 pub use local::is_special_use;
 
 use super::Ttls;
-use super::answers::{Answer, Composed, Question};
+use super::answers::{Answer, AnswerCache, Composed, Question};
 use super::delegation::Delegations;
 use super::failure::{Ede, Failure};
 use super::packets::{Asker, Held, Packets};
@@ -54,7 +55,7 @@ pub struct Names {
     pub private_name_servers: bool,
 }
 
-/// Looks questions up; holds no state of its own.
+/// Looks questions up. What it has come to before is in the cache.
 #[derive(Debug)]
 pub(super) struct Lookup {
     pub(super) names: Names,
@@ -63,6 +64,7 @@ pub(super) struct Lookup {
     /// Name servers that packets delegate to; `None` if they are not to be asked.
     pub(super) delegations: Option<Delegations>,
     pub(super) ttls: Ttls,
+    pub(super) cache: AnswerCache,
 }
 
 /// What has been gathered on the way to an answer.
@@ -124,9 +126,14 @@ impl Lookup {
         }
     }
 
+    /// How long a failure is kept, and how long after one a refresh is tried again.
+    pub(super) fn failure_time(&self) -> Duration {
+        seconds(self.ttls.failure)
+    }
+
     async fn try_answer(&self, question: &Question, asker: Asker) -> Result<Answer, Failure> {
         match self.follow(question, asker, true).await? {
-            Found::Verbatim(answer) => Ok(answer),
+            Found::Verbatim(answer) => Ok(answer.with_forwarded()),
             Found::Gathered(mut chain, mut ending) => {
                 let extras = async {
                     self.add_endpoints(question, &mut chain).await;
@@ -212,6 +219,9 @@ impl Lookup {
                 if self.names.special_use
                     && let Some(step) = self.answer_special(question, &name, chain)
                 {
+                    return Ok(step);
+                }
+                if let Some(step) = self.deny(question, &name, chain) {
                     return Ok(step);
                 }
                 self.ask_upstream(question, name, chain).await

@@ -9,13 +9,11 @@ use tokio::time::Instant;
 use super::{Chain, Ending, Lookup, Step, seconds_between, soa_minimum};
 use crate::pkarr::{self, PublicKeyName, Record, Zone};
 use crate::resolve::Ttls;
-use crate::resolve::answers::Question;
+use crate::resolve::answers::{Question, STALE_TTL};
 use crate::resolve::failure::{Ede, Failure, ede};
 use crate::resolve::packets::{Held, Known};
 use crate::wire;
 
-/// TTL of records whose time is over, in seconds (RFC 8767 section 4).
-const STALE_TTL: u32 = 30;
 /// How long an answer is kept that says that a key has no packet, in seconds. The packets' own memory
 /// of it decides when it is looked for again.
 const ABSENT_TTL: u32 = 5;

@@ -1,5 +1,9 @@
 //! Answers as bytes, ready to be copied out, and the cache of them.
 
+mod cache;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,15 +11,23 @@ use std::time::Duration;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::NULL;
 use hickory_proto::rr::{Name, RData, Record as ProtoRecord, RecordType};
-use moka::sync::Cache;
 use tokio::time::Instant;
 
-use super::failure::{Ede, Failure};
+use super::failure::{Ede, Failure, ede};
 use crate::pkarr::Record;
-use crate::wire::{self, Layout};
+use crate::wire::{self, Layout, flags};
 
-/// Bytes that the cache's own structures take for an entry, beside key and value: an estimate.
-const ENTRY_OVERHEAD: usize = 300;
+pub use cache::{AnswerCache, Reuse};
+
+/// TTL of records whose time is over, in seconds (RFC 8767 section 4).
+pub(super) const STALE_TTL: u32 = 30;
+/// How long after a failed refresh nobody waits for the next one (RFC 8767 section 5 has the same
+/// time between refreshes).
+const FAILED_LATELY: Duration = Duration::from_secs(30);
+/// An answer is asked for again when only this part of its time is left: a tenth, as in unbound.
+const PREFETCH_PART: u32 = 10;
+/// Answers with less time than this are not: little of it would be saved.
+const MIN_PREFETCHED: Duration = Duration::from_secs(10);
 
 /// What is asked, as far as it changes the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,8 +47,12 @@ impl Question {
     pub fn cache_key(&self) -> Box<[u8]> {
         let mut key = wire::name_bytes(&self.name);
         key.extend(u16::from(self.rtype).to_be_bytes());
-        key.push(u8::from(self.dnssec_ok) | (u8::from(self.checking_disabled) << 1));
+        key.push(self.bits());
         key.into()
+    }
+
+    fn bits(&self) -> u8 {
+        u8::from(self.dnssec_ok) | (u8::from(self.checking_disabled) << 1)
     }
 
     /// The question section: one entry of class IN.
@@ -56,7 +72,7 @@ impl Question {
 
 /// An answer: a message without OPT, whose ID, question case, flags and TTLs are written anew for
 /// each client.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Answer {
     wire: Box<[u8]>,
     question_end: usize,
@@ -71,6 +87,16 @@ pub struct Answer {
     stored: Instant,
     expires: Instant,
     made_from: Vec<Arc<AtomicBool>>,
+    /// It is an upstream's own message, unchanged.
+    forwarded: bool,
+    /// From then on a question also starts a refresh; `expires` if it is not to.
+    refresh_at: Instant,
+    /// Until then it is given if it cannot be refreshed; `expires` if it is not to be.
+    stale_until: Instant,
+    /// It says that its time is over.
+    stale: bool,
+    /// The last refresh has failed, and the next one starts no sooner than this.
+    retry_at: Option<Instant>,
 }
 
 impl Answer {
@@ -98,6 +124,11 @@ impl Answer {
             stored,
             expires: stored + lifetime,
             made_from: Vec::new(),
+            forwarded: false,
+            refresh_at: stored + lifetime,
+            stale_until: stored + lifetime,
+            stale: false,
+            retry_at: None,
         })
     }
 
@@ -120,6 +151,11 @@ impl Answer {
             stored: now,
             expires: now + lifetime,
             made_from: Vec::new(),
+            forwarded: false,
+            refresh_at: now + lifetime,
+            stale_until: now + lifetime,
+            stale: false,
+            retry_at: None,
         }
     }
 
@@ -143,6 +179,62 @@ impl Answer {
         self
     }
 
+    /// Says that it is an upstream's own message, unchanged.
+    pub(super) fn with_forwarded(mut self) -> Self {
+        self.forwarded = true;
+        self
+    }
+
+    /// Says how it is used beyond its time, if it is an upstream's.
+    fn reused(mut self, reuse: &Reuse) -> Self {
+        let lifetime = self.lifetime();
+        if self.forwarded && self.is_told() && !lifetime.is_zero() {
+            self.stale_until = self.expires + reuse.max_stale;
+            if reuse.prefetch && lifetime >= MIN_PREFETCHED {
+                self.refresh_at = self.expires - lifetime / PREFETCH_PART;
+            }
+        }
+        self
+    }
+
+    /// The same answer, whose refresh has failed before its time was over.
+    fn refreshed_at(&self, retry_at: Instant) -> Self {
+        Self {
+            refresh_at: retry_at,
+            retry_at: Some(retry_at),
+            ..self.clone()
+        }
+    }
+
+    /// The same answer past its time (RFC 8767 section 4), which is given for `keep`: with other TTLs,
+    /// and the reason in front of what is said of it already. AD goes: a signature may have ended, too.
+    fn past_its_time(&self, reason: &str, keep: Duration, now: Instant) -> Self {
+        let mut wire = self.wire.clone();
+        for &offset in &self.ttl_offsets {
+            wire::write_at(&mut wire, offset.into(), &STALE_TTL.to_be_bytes());
+        }
+        let word = wire::read_u16(&wire, 2).unwrap_or(0) & !flags::AD;
+        wire::write_at(&mut wire, 2, &word.to_be_bytes());
+        let code = if self.is_nxdomain() {
+            ede::STALE_NXDOMAIN_ANSWER
+        } else {
+            ede::STALE_ANSWER
+        };
+        // The reason that was given before no longer counts.
+        let own = self.edes.iter().skip(usize::from(self.stale)).cloned();
+        let expires = self.stale_until.min(now + keep);
+        Self {
+            wire,
+            edes: [Ede::new(code, reason)].into_iter().chain(own).collect(),
+            stored: now,
+            expires,
+            refresh_at: expires,
+            stale: true,
+            retry_at: Some(expires),
+            ..self.clone()
+        }
+    }
+
     /// Whether all of it comes from packets whose signature was verified.
     pub fn is_verified(&self) -> bool {
         self.verified
@@ -157,6 +249,49 @@ impl Answer {
     pub fn is_fresh(&self, now: Instant) -> bool {
         let has_ended = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
         now < self.expires && !self.made_from.iter().any(has_ended)
+    }
+
+    /// Whether a question now should start a refresh, too.
+    pub fn is_due(&self, now: Instant) -> bool {
+        now >= self.refresh_at
+    }
+
+    /// Whether a refresh has failed so lately that nobody should wait for the next one.
+    pub(super) fn has_failed_lately(&self, now: Instant) -> bool {
+        self.retry_at.is_some_and(|at| now < at + FAILED_LATELY)
+    }
+
+    /// Whether it tells what there is. RFC 8767 section 4: all RCODEs but these two are failures.
+    fn is_told(&self) -> bool {
+        self.rcode == u16::from(ResponseCode::NoError) || self.is_nxdomain()
+    }
+
+    fn is_nxdomain(&self) -> bool {
+        self.rcode == u16::from(ResponseCode::NXDomain)
+    }
+
+    /// Whether an upstream says plainly that the name that was asked does not exist. Not if it came there
+    /// by an alias, nor if it has more to say of it: filters block single names.
+    fn denies_its_name(&self) -> bool {
+        let answers = wire::read_u16(&self.wire, 6);
+        self.forwarded && self.is_nxdomain() && answers == Some(0) && self.edes.is_empty()
+    }
+
+    /// What a refresh that came to this failed for.
+    fn reason(&self) -> String {
+        let said = self.edes.first().map(|ede| ede.text.as_str());
+        let said = said.filter(|text| !text.is_empty());
+        match (self.failure, said) {
+            (true, Some(text)) => text.to_owned(),
+            (_, said) => {
+                let rcode: ResponseCode = self.rcode.into();
+                let colon = if said.is_some() { ": " } else { "" };
+                format!(
+                    "the upstream says {rcode:?}{colon}{}",
+                    said.unwrap_or_default()
+                )
+            }
+        }
     }
 
     /// The message: header, question, records; no OPT.
@@ -254,75 +389,6 @@ fn proto_record(record: &Record) -> ProtoRecord {
         rdata: opaque(&record.rdata),
     };
     ProtoRecord::from_rdata(record.owner.clone(), record.ttl, data)
-}
-
-/// The answers that are kept, bounded in bytes.
-#[derive(Debug, Clone)]
-pub struct AnswerCache(Cache<CacheKey, Arc<Answer>>);
-
-/// See [`Question::cache_key`].
-type CacheKey = Box<[u8]>;
-
-/// What stands behind the name in it: the type, and the two bits.
-const QUESTION_TAIL_LEN: usize = 3;
-
-fn name_of(key: &[u8]) -> Option<Name> {
-    Some(wire::read_name(key, 0).ok()?.0)
-}
-
-impl AnswerCache {
-    /// A cache of at most `max_bytes`. When it is full the least useful entries go (TinyLFU).
-    pub fn new(max_bytes: u64) -> Self {
-        let cache = Cache::builder()
-            .max_capacity(max_bytes)
-            .weigher(|key: &CacheKey, answer: &Arc<Answer>| {
-                u32::try_from(key.len() + answer.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
-            })
-            .build();
-        Self(cache)
-    }
-
-    /// The answer to a question, while it is fresh.
-    pub fn get(&self, key: &[u8], now: Instant) -> Option<Arc<Answer>> {
-        self.0.get(key).filter(|answer| answer.is_fresh(now))
-    }
-
-    /// Keeps an answer, unless it may be given only once.
-    pub fn insert(&self, key: Box<[u8]>, answer: Arc<Answer>) {
-        if !answer.lifetime().is_zero() {
-            self.0.insert(key, answer);
-        }
-    }
-
-    /// Forgets the answers whose question's name is one of these; returns how many.
-    pub fn forget(&self, mut is_one: impl FnMut(&Name) -> bool) -> u64 {
-        let mut count = 0;
-        for (key, _) in &self.0 {
-            if name_of(&key).is_none_or(|name| is_one(&name)) {
-                self.0.invalidate(&*key);
-                count += 1;
-            }
-        }
-        count
-    }
-
-    /// The fresh answers to questions for a name, with the type that was asked.
-    pub fn of_name(&self, name: &Name, now: Instant) -> Vec<(RecordType, Arc<Answer>)> {
-        let name = wire::name_bytes(&name.to_lowercase());
-        let of_name = |(key, answer): (Arc<CacheKey>, Arc<Answer>)| {
-            let rest = key.strip_prefix(name.as_slice())?;
-            let rtype = wire::read_u16(rest, 0)?;
-            let matches = rest.len() == QUESTION_TAIL_LEN && answer.is_fresh(now);
-            matches.then(|| (rtype.into(), answer))
-        };
-        self.0.iter().filter_map(of_name).collect()
-    }
-
-    /// Entries and bytes held.
-    pub fn usage(&self) -> (u64, u64) {
-        self.0.run_pending_tasks();
-        (self.0.entry_count(), self.0.weighted_size())
-    }
 }
 
 /// Sets every TTL of a message to lie within the bounds, and returns the lowest; `None` if it has no
