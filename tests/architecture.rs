@@ -92,11 +92,12 @@ const NEVER_IN: [(&str, &[&str]); 5] = [
 ];
 
 /// Modules that may touch files.
-const FILES_IN: [&str; 6] = [
+const FILES_IN: [&str; 7] = [
     "config",
     "cli",
     "control/listener",
     "resolve/dht",
+    "resolve/local_records",
     "resolve/store",
     "resolve/system",
 ];

@@ -6,6 +6,7 @@ mod dht;
 mod exchange;
 mod failure;
 mod flights;
+mod local_records;
 mod lookup;
 mod packets;
 mod places;
@@ -26,6 +27,7 @@ pub use dht::{
     Dht, DhtSettings, DhtStatus, INSTANCES, InstanceStatus, LookupCounts, Node, ResolveHost,
 };
 pub use failure::{Ede, Failure, ede};
+pub use local_records::{LocalRecord, LocalRecords};
 pub use packets::{
     Asker, Ending, FetchPacket, Held, HoldTimes, Holders, KeyState, MissState, Packets, See,
     Sighting, Source, Wanted,

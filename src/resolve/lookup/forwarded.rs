@@ -24,6 +24,10 @@ impl Lookup {
         };
         let mut response = self.forward.forward(&asked).await?;
         chain.now = Instant::now();
+        // The name may have become local meanwhile.
+        if let Some(step) = self.answer_local(question, &name, chain) {
+            return Ok(step);
+        }
         chain.verified = false;
         let (min, max) = (self.ttls.min, self.ttls.max);
         let lowest = clamp_ttls(&mut response.wire, &response.layout, min, max);

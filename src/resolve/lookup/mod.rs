@@ -5,9 +5,11 @@ mod delegated;
 mod endpoints;
 mod forwarded;
 mod local;
+mod local_records;
 mod packet;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -21,6 +23,7 @@ use super::Ttls;
 use super::answers::{Answer, Composed, Question};
 use super::delegation::Delegations;
 use super::failure::{Ede, Failure};
+use super::local_records::LocalRecords;
 use super::packets::{Asker, Held, Packets};
 use super::upstream::Forward;
 use crate::pkarr::{NameKind, PublicKeyName, Record, Suffixes};
@@ -52,6 +55,8 @@ pub struct Names {
     pub follow_delegations: bool,
     /// Whether they are asked at private addresses too.
     pub private_name_servers: bool,
+    /// Names that have records on this host.
+    pub local: Arc<LocalRecords>,
 }
 
 /// Looks questions up; holds no state of its own.
@@ -73,6 +78,8 @@ struct Chain {
     /// Seconds for which all of it holds.
     lifetime: u32,
     held: Vec<Arc<Held>>,
+    /// Set when local records have changed that matter to it.
+    ended: Vec<Arc<AtomicBool>>,
     /// On whose behalf packets are looked for.
     asker: Asker,
     edes: Vec<Ede>,
@@ -151,6 +158,7 @@ impl Lookup {
             additionals: Vec::new(),
             lifetime: self.ttls.max,
             held: Vec::new(),
+            ended: Vec::new(),
             asker,
             edes: Vec::new(),
             authoritative: self.names.suffixes.cover(&question.name),
@@ -209,7 +217,11 @@ impl Lookup {
         }
         match &kind {
             NameKind::Ordinary => {
+                if let Some(step) = self.answer_local(question, &name, chain) {
+                    return Ok(step);
+                }
                 if self.names.special_use
+                    && !self.forward.has_rule_for(&name)
                     && let Some(step) = self.answer_special(question, &name, chain)
                 {
                     return Ok(step);
@@ -257,7 +269,7 @@ impl Chain {
         Ok(answer
             .with_edes(self.edes)
             .with_verified(self.verified)
-            .ends_with(ended.collect()))
+            .ends_with(ended.chain(self.ended).collect()))
     }
 }
 
