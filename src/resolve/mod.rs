@@ -11,6 +11,7 @@ mod lookup;
 mod packets;
 mod places;
 mod query;
+mod rebinding;
 mod response;
 mod store;
 mod system;
@@ -33,6 +34,7 @@ pub use packets::{
     Sighting, Source, Wanted,
 };
 pub use query::UDP_PAYLOAD_LEN;
+pub use rebinding::RebindingGuard;
 pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 pub use system::{HostsByForwarding, system_servers};

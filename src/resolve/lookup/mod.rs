@@ -7,6 +7,7 @@ mod forwarded;
 mod local;
 mod local_records;
 mod packet;
+mod rebinding;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -25,6 +26,7 @@ use super::delegation::Delegations;
 use super::failure::{Ede, Failure};
 use super::local_records::LocalRecords;
 use super::packets::{Asker, Held, Packets};
+use super::rebinding::RebindingGuard;
 use super::upstream::Forward;
 use crate::pkarr::{NameKind, PublicKeyName, Record, Suffixes};
 use crate::wire;
@@ -57,6 +59,8 @@ pub struct Names {
     pub private_name_servers: bool,
     /// Names that have records on this host.
     pub local: Arc<LocalRecords>,
+    /// Whether answers may have private addresses.
+    pub rebinding: Arc<RebindingGuard>,
 }
 
 /// Looks questions up; holds no state of its own.
@@ -146,6 +150,7 @@ impl Lookup {
                     chain.holds_for(self.ttls.failure);
                 }
                 self.hide_name_servers(&mut chain, &mut ending);
+                self.drop_private(&question.name, &mut chain, &mut ending);
                 chain.finish(question, ending)
             }
         }
