@@ -92,12 +92,13 @@ const NEVER_IN: [(&str, &[&str]); 5] = [
 ];
 
 /// Modules that may touch files.
-const FILES_IN: [&str; 7] = [
+const FILES_IN: [&str; 8] = [
     "config",
     "cli",
     "control/listener",
     "resolve/dht",
     "resolve/recurse/hints",
+    "resolve/local_records",
     "resolve/store",
     "resolve/system",
 ];

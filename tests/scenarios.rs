@@ -562,6 +562,7 @@ fn service(config: &Config, world: &Arc<World>) -> Outcome<Service> {
         special_use: config.names.special_use,
         follow_delegations: config.delegation.follow,
         private_name_servers: config.delegation.allow_private,
+        ..Names::default()
     };
     let ttls = Ttls {
         min: seconds(cache.min_ttl),

@@ -23,6 +23,8 @@ pub mod ede {
     pub const NOT_READY: u16 = 14;
     /// 4.16: the operator's policy keeps the resolver from asking.
     pub const BLOCKED: u16 = 15;
+    /// 4.18: the operator's policy takes something out of the answer.
+    pub const FILTERED: u16 = 17;
     /// 4.19: this client may not ask.
     pub const PROHIBITED: u16 = 18;
     /// 4.21: an operation or query that is not supported.

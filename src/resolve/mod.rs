@@ -6,10 +6,12 @@ mod dht;
 mod exchange;
 mod failure;
 mod flights;
+mod local_records;
 mod lookup;
 mod packets;
 mod places;
 mod query;
+mod rebinding;
 mod recurse;
 mod response;
 mod store;
@@ -27,11 +29,13 @@ pub use dht::{
     Dht, DhtSettings, DhtStatus, INSTANCES, InstanceStatus, LookupCounts, Node, ResolveHost,
 };
 pub use failure::{Ede, Failure, ede};
+pub use local_records::{LocalRecord, LocalRecords};
 pub use packets::{
     Asker, Ending, FetchPacket, Held, HoldTimes, Holders, KeyState, MissState, Packets, See,
     Sighting, Source, Wanted,
 };
 pub use query::UDP_PAYLOAD_LEN;
+pub use rebinding::RebindingGuard;
 pub use recurse::{Recursive, RecursiveSettings, read_root_hints, root_servers};
 pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};

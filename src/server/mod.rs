@@ -474,6 +474,7 @@ fn service(config: &Config, parts: &Parts) -> Result<Service, StartError> {
         special_use: config.names.special_use,
         follow_delegations: config.delegation.follow,
         private_name_servers: config.delegation.allow_private,
+        ..Names::default()
     };
     let resolver = Resolver::new(
         names,

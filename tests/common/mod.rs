@@ -13,6 +13,8 @@
     reason = "test support: a test that fails tells enough, and no test uses all of it"
 )]
 
+pub mod front;
+
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;

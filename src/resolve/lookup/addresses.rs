@@ -35,6 +35,8 @@ impl Lookup {
             rtype,
             ..question.clone()
         };
+        // A change of the hosts file may change what is found.
+        chain.ended.extend(self.names.local.ended());
         match self.follow(&asked, chain.asker, false).await.ok()? {
             Found::Gathered(other, _) => {
                 chain.holds_for(other.lifetime);

@@ -8,6 +8,7 @@ use super::{Chain, Ending, Lookup, MAX_ALIASES, Step, seconds, soa_minimum};
 use crate::pkarr::{NameKind, Record};
 use crate::resolve::answers::{Answer, Question, clamp_ttls};
 use crate::resolve::failure::Failure;
+use crate::resolve::rebinding::has_private;
 use crate::resolve::response::Response;
 use crate::wire::{self, RecordAt, Section};
 
@@ -24,6 +25,10 @@ impl Lookup {
         };
         let mut response = self.forward.forward(&asked).await?;
         chain.now = Instant::now();
+        // The name may have become local meanwhile.
+        if let Some(step) = self.answer_local(question, &name, chain) {
+            return Ok(step);
+        }
         chain.verified = false;
         let (min, max) = (self.ttls.min, self.ttls.max);
         let lowest = clamp_ttls(&mut response.wire, &response.layout, min, max);
@@ -47,6 +52,7 @@ impl Lookup {
         if chain.answers.is_empty()
             && alias.is_none()
             && response.layout.records.iter().all(is_ours)
+            && !(has_private(&response.wire, &response.layout) && self.is_guarded(&question.name))
         {
             // The common case: the upstream's own bytes.
             let rcode = response.rcode;

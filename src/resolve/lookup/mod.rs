@@ -6,9 +6,12 @@ mod delegated;
 mod endpoints;
 mod forwarded;
 mod local;
+mod local_records;
 mod packet;
+mod rebinding;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -22,7 +25,9 @@ use super::Ttls;
 use super::answers::{Answer, AnswerCache, Composed, Question};
 use super::delegation::Delegations;
 use super::failure::{Ede, Failure};
+use super::local_records::LocalRecords;
 use super::packets::{Asker, Held, Packets};
+use super::rebinding::RebindingGuard;
 use super::upstream::Forward;
 use crate::pkarr::{NameKind, PublicKeyName, Record, Suffixes};
 use crate::wire;
@@ -53,6 +58,10 @@ pub struct Names {
     pub follow_delegations: bool,
     /// Whether they are asked at private addresses too.
     pub private_name_servers: bool,
+    /// Names that have records on this host.
+    pub local: Arc<LocalRecords>,
+    /// Whether answers may have private addresses.
+    pub rebinding: Arc<RebindingGuard>,
 }
 
 /// Looks questions up. What it has come to before is in the cache.
@@ -75,6 +84,8 @@ struct Chain {
     /// Seconds for which all of it holds.
     lifetime: u32,
     held: Vec<Arc<Held>>,
+    /// Set when local records have changed that matter to it.
+    ended: Vec<Arc<AtomicBool>>,
     /// On whose behalf packets are looked for.
     asker: Asker,
     edes: Vec<Ede>,
@@ -146,6 +157,7 @@ impl Lookup {
                     chain.holds_for(self.ttls.failure);
                 }
                 self.hide_name_servers(&mut chain, &mut ending);
+                self.drop_private(&question.name, &mut chain, &mut ending);
                 chain.finish(question, ending)
             }
         }
@@ -158,6 +170,7 @@ impl Lookup {
             additionals: Vec::new(),
             lifetime: self.ttls.max,
             held: Vec::new(),
+            ended: Vec::new(),
             asker,
             edes: Vec::new(),
             authoritative: self.names.suffixes.cover(&question.name),
@@ -216,7 +229,11 @@ impl Lookup {
         }
         match &kind {
             NameKind::Ordinary => {
+                if let Some(step) = self.answer_local(question, &name, chain) {
+                    return Ok(step);
+                }
                 if self.names.special_use
+                    && !self.forward.has_rule_for(&name)
                     && let Some(step) = self.answer_special(question, &name, chain)
                 {
                     return Ok(step);
@@ -267,7 +284,7 @@ impl Chain {
         Ok(answer
             .with_edes(self.edes)
             .with_verified(self.verified)
-            .ends_with(ended.collect()))
+            .ends_with(ended.chain(self.ended).collect()))
     }
 }
 

@@ -1,0 +1,157 @@
+//! Reads the hosts file, and looks every second whether it is another one.
+//!
+//! Looking works on every file system and through every way of replacing a file, which notifications do
+//! not. A change counts once two looks running have seen the same: so a file that is being written, or
+//! gone for a moment while an editor puts a new one in its place, is left alone.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::rr::Name;
+use tokio::time::sleep;
+
+use super::LocalRecords;
+use super::hosts::{Hosts, Skipped};
+use crate::pkarr::{NameKind, Suffixes};
+use crate::resolve::answers::AnswerCache;
+use crate::wire;
+
+/// Time between two looks: what is written into the file holds within two.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a look at the file has seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Seen {
+    #[default]
+    Missing,
+    /// Device, inode, length, and when its content and its inode changed, in seconds and nanoseconds.
+    File(u64, u64, u64, [i64; 4]),
+    Unreadable(io::ErrorKind),
+}
+
+/// What is known of the file.
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    /// The file that the records are from.
+    taken: Seen,
+    /// The last look.
+    last: Seen,
+    /// The last look took in a file.
+    is_new: bool,
+}
+
+impl LocalRecords {
+    /// Keeps the records in step with the hosts file for as long as they are in use. Of `answers`, those
+    /// go whose names have become local. Must be called inside a tokio runtime.
+    pub fn watch(self: &Arc<Self>, answers: AnswerCache) {
+        if self.hosts_file.is_none() {
+            return;
+        }
+        let records = Arc::downgrade(self);
+        let mut state = self.first.clone();
+        tokio::spawn(async move {
+            loop {
+                sleep(LOOK_EVERY).await;
+                let Some(records) = records.upgrade() else {
+                    return;
+                };
+                let answers = answers.clone();
+                let look = move || records.look(state, &answers);
+                // A disk may be slow, and a list long.
+                let Ok(next) = tokio::task::spawn_blocking(look).await else {
+                    return;
+                };
+                state = next;
+            }
+        });
+    }
+
+    pub(super) fn read_first(&self) -> State {
+        let Some(path) = &self.hosts_file else {
+            return State::default();
+        };
+        let seen = see(path);
+        if seen == Seen::Missing {
+            tracing::info!(file = %path.display(), "there is no hosts file");
+        }
+        self.take_in(path, &seen);
+        State {
+            taken: seen.clone(),
+            last: seen,
+            is_new: false,
+        }
+    }
+
+    pub(super) fn look(&self, state: State, answers: &AnswerCache) -> State {
+        let Some(path) = &self.hosts_file else {
+            return state;
+        };
+        let now = see(path);
+        let is_change = now != state.taken && now == state.last;
+        if is_change {
+            self.take_in(path, &now);
+        }
+        if is_change || state.is_new {
+            // A second time, for answers that were on their way into the cache at the first.
+            answers.forget(|name| self.has(name));
+        }
+        State {
+            taken: if is_change { now.clone() } else { state.taken },
+            last: now,
+            is_new: is_change,
+        }
+    }
+
+    /// Takes the records of what was seen at `path`. What cannot be read leaves those that there are.
+    fn take_in(&self, path: &Path, seen: &Seen) {
+        let file = path.display();
+        let read = match seen {
+            Seen::Missing => Ok((Hosts::default(), Skipped::default())),
+            Seen::File(..) => read(path, &self.suffixes),
+            Seen::Unreadable(kind) => Err(io::Error::from(*kind)),
+        };
+        match read {
+            Ok((hosts, skipped)) => {
+                if let Some((line, reason)) = skipped.first {
+                    let count = skipped.count;
+                    tracing::warn!(%file, line, count, "lines of the hosts file are left out: {reason}");
+                }
+                tracing::debug!(%file, names = hosts.len(), "hosts file taken in");
+                self.replace(hosts);
+            }
+            Err(error) => tracing::warn!(%file, %error, "the hosts file cannot be read"),
+        }
+    }
+}
+
+fn see(path: &Path) -> Seen {
+    match fs::metadata(path) {
+        // Reading from a pipe or a device may never end.
+        Ok(metadata) if !metadata.is_file() => Seen::Unreadable(io::ErrorKind::InvalidInput),
+        Ok(metadata) => Seen::File(
+            metadata.dev(),
+            metadata.ino(),
+            metadata.len(),
+            [
+                metadata.mtime(),
+                metadata.mtime_nsec(),
+                metadata.ctime(),
+                metadata.ctime_nsec(),
+            ],
+        ),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::Missing,
+        Err(error) => Seen::Unreadable(error.kind()),
+    }
+}
+
+fn read(path: &Path, suffixes: &Suffixes) -> io::Result<(Hosts, Skipped)> {
+    let is_ordinary = |name: &[u8]| {
+        let name = wire::read_name(name, 0).map_or_else(|_| Name::root(), |(name, _)| name);
+        suffixes.classify(&name) == NameKind::Ordinary
+    };
+    Hosts::read(BufReader::new(File::open(path)?), is_ordinary)
+}
