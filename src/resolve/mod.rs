@@ -34,7 +34,7 @@ pub use query::UDP_PAYLOAD_LEN;
 pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 pub use system::{HostsByForwarding, system_servers};
-pub use upstream::{Forward, ForwardRule, Strategy, Tls, UpstreamSettings, Upstreams};
+pub use upstream::{Forward, ForwardRule, Strategy, Tls, TrustError, UpstreamSettings, Upstreams};
 
 use delegation::Delegations;
 use flights::{Flights, NoFlight};
