@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use http::Uri;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -14,8 +13,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::bootstrap::Bootstrap;
 use super::connection::Connection;
-use super::tls::{Tls, TlsClient, authority};
-use super::{LinkError, http2, http3, quic, stream};
+use super::tls::{Tls, TlsClient};
+use super::{LinkError, http, http2, http3, quic, stream};
 use crate::endpoint::{Endpoint, Host, Transport};
 
 /// How long connecting may take, handshakes and all: two lost packets, or a server far away.
@@ -86,7 +85,7 @@ impl Dialer {
         match (&self.endpoint.transport, tls) {
             (Transport::Tls, Some(tls)) => Ok(stream::connection(connect_tls(server, tls).await?)),
             (Transport::Https { path, http3 }, Some(tls)) => {
-                let uri = self.uri(path)?;
+                let uri = http::uri(&self.endpoint, path)?;
                 if *http3 {
                     return http3::connection(quic::connect(server, tls).await?, uri).await;
                 }
@@ -102,15 +101,6 @@ impl Dialer {
                 Ok(stream::connection(connect_tcp(server).await?))
             }
         }
-    }
-
-    fn uri(&self, path: &str) -> Result<Uri, LinkError> {
-        let uri = Uri::builder()
-            .scheme("https")
-            .authority(authority(&self.endpoint))
-            .path_and_query(path)
-            .build();
-        uri.map_err(|error| LinkError::Connect(error.to_string()))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<SocketAddr>> {

@@ -1,16 +1,51 @@
 //! What HTTP/2 and HTTP/3 have in common: the request and what is accepted as its response (RFC 8484).
 
+use std::net::IpAddr;
+
 use bytes::Buf;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
 use super::LinkError;
+use crate::endpoint::{Endpoint, Host};
 use crate::wire::MAX_MESSAGE_LEN;
 
 /// The media type of a DNS message (RFC 8484 section 6).
 const DNS_MESSAGE: &str = "application/dns-message";
+/// The port that a URI needs not name (RFC 9110 section 4.2.2).
+const HTTPS_PORT: u16 = 443;
 /// The largest header section that is taken from a server, in bytes. Some send long policies along.
 pub(super) const MAX_HEADERS_LEN: u32 = 16 * 1024;
+
+/// Where an endpoint is asked.
+pub(super) fn uri(endpoint: &Endpoint, path: &str) -> Result<Uri, LinkError> {
+    let uri = Uri::builder()
+        .scheme("https")
+        .authority(authority(endpoint))
+        .path_and_query(path)
+        .build();
+    uri.map_err(|error| LinkError::Connect(error.to_string()))
+}
+
+/// What the certificate is for, and the port if it is not that of HTTPS: some servers refuse any other
+/// `:authority` (RFC 9110 section 7.4).
+fn authority(endpoint: &Endpoint) -> String {
+    let bracketed = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let host = match (&endpoint.tls_name, &endpoint.host) {
+        (Some(name), _) | (None, Host::Name(name)) => match name.parse() {
+            Ok(address) => bracketed(&address),
+            Err(_) => name.clone(),
+        },
+        (None, Host::Address(address)) => bracketed(address),
+    };
+    match endpoint.port {
+        HTTPS_PORT => host,
+        port => format!("{host}:{port}"),
+    }
+}
 
 /// A request whose body is a query of so many bytes. It says nothing of who asks: RFC 8484 section
 /// 8.2.
@@ -53,4 +88,32 @@ pub(super) fn add(body: &mut Vec<u8>, mut piece: impl Buf) -> Result<(), LinkErr
         piece.advance(length);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn the_authority_of_http_is_what_the_certificate_is_for() {
+        let of = |host: Host, name: Option<&str>, port| {
+            authority(&Endpoint {
+                host,
+                tls_name: name.map(str::to_owned),
+                ..Endpoint::plain(SocketAddr::from(([127, 0, 0, 1], port)))
+            })
+        };
+        let name = || Host::Name("dns.example".to_owned());
+        let address = |text: &str| Host::Address(text.parse().unwrap());
+        assert_eq!(of(name(), None, 443), "dns.example");
+        assert_eq!(of(name(), None, 8443), "dns.example:8443");
+        assert_eq!(of(address("192.0.2.1"), None, 443), "192.0.2.1");
+        assert_eq!(of(address("2001:db8::1"), None, 8443), "[2001:db8::1]:8443");
+        assert_eq!(
+            of(address("192.0.2.1"), Some("dns.example"), 443),
+            "dns.example"
+        );
+    }
 }

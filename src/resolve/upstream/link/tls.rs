@@ -1,6 +1,5 @@
 //! Whom a TLS connection to an upstream trusts, and what it says when it does not.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -419,25 +418,6 @@ fn der_sequence(bytes: &[u8]) -> Option<(usize, usize)> {
 
 fn failed(error: &dyn std::fmt::Display) -> LinkError {
     LinkError::Connect(error.to_string())
-}
-
-/// The `:authority` of HTTP for an endpoint: what its certificate is for, and the port if it is not 443.
-pub(super) fn authority(endpoint: &Endpoint) -> String {
-    let bracketed = |address: &IpAddr| match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
-    };
-    let host = match (&endpoint.tls_name, &endpoint.host) {
-        (Some(name), _) | (None, Host::Name(name)) => match name.parse() {
-            Ok(address) => bracketed(&address),
-            Err(_) => name.clone(),
-        },
-        (None, Host::Address(address)) => bracketed(address),
-    };
-    match endpoint.port {
-        443 => host,
-        port => format!("{host}:{port}"),
-    }
 }
 
 #[cfg(test)]

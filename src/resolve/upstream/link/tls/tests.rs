@@ -380,27 +380,6 @@ async fn a_handshake_that_never_ends_times_out() {
 }
 
 #[test]
-fn the_authority_of_http_is_what_the_certificate_is_for() {
-    let of = |host: Host, name: Option<&str>, port| {
-        authority(&Endpoint {
-            host,
-            tls_name: name.map(str::to_owned),
-            ..dot(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-        })
-    };
-    let name = || Host::Name("dns.example".to_owned());
-    let address = |text: &str| Host::Address(text.parse().unwrap());
-    assert_eq!(of(name(), None, 443), "dns.example");
-    assert_eq!(of(name(), None, 8443), "dns.example:8443");
-    assert_eq!(of(address("192.0.2.1"), None, 443), "192.0.2.1");
-    assert_eq!(of(address("2001:db8::1"), None, 8443), "[2001:db8::1]:8443");
-    assert_eq!(
-        of(address("192.0.2.1"), Some("dns.example"), 443),
-        "dns.example"
-    );
-}
-
-#[test]
 fn no_bytes_make_the_signed_part_panic() {
     let (chain, _) = self_signed();
     let whole = signed_part(&chain[0]).unwrap();
