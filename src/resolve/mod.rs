@@ -40,7 +40,7 @@ pub use recurse::{Recursive, RecursiveSettings, read_root_hints, root_servers};
 pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 pub use system::{HostsByForwarding, system_servers};
-pub use upstream::{Forward, ForwardRule, Strategy, Tls, UpstreamSettings, Upstreams};
+pub use upstream::{Forward, ForwardRule, Strategy, Tls, TrustError, UpstreamSettings, Upstreams};
 
 use delegation::Delegations;
 use flights::{Flight, Flights, NoFlight};

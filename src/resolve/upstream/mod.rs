@@ -29,7 +29,7 @@ use link::Bootstrap;
 use loops::Loops;
 use server::Server;
 
-pub use link::Tls;
+pub use link::{Tls, TrustError};
 
 /// Sockets in use for upstream queries over UDP at once; questions beyond it wait, within their
 /// timeout.

@@ -1,0 +1,119 @@
+//! What HTTP/2 and HTTP/3 have in common: the request and what is accepted as its response (RFC 8484).
+
+use std::net::IpAddr;
+
+use bytes::Buf;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+
+use super::LinkError;
+use crate::endpoint::{Endpoint, Host};
+use crate::wire::MAX_MESSAGE_LEN;
+
+/// The media type of a DNS message (RFC 8484 section 6).
+const DNS_MESSAGE: &str = "application/dns-message";
+/// The port that a URI needs not name (RFC 9110 section 4.2.2).
+const HTTPS_PORT: u16 = 443;
+/// The largest header section that is taken from a server, in bytes. Some send long policies along.
+pub(super) const MAX_HEADERS_LEN: u32 = 16 * 1024;
+
+/// Where an endpoint is asked.
+pub(super) fn uri(endpoint: &Endpoint, path: &str) -> Result<Uri, LinkError> {
+    let uri = Uri::builder()
+        .scheme("https")
+        .authority(authority(endpoint))
+        .path_and_query(path)
+        .build();
+    uri.map_err(|error| LinkError::Connect(error.to_string()))
+}
+
+/// What the certificate is for, and the port if it is not that of HTTPS: some servers refuse any other
+/// `:authority` (RFC 9110 section 7.4).
+fn authority(endpoint: &Endpoint) -> String {
+    let bracketed = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let host = match (&endpoint.tls_name, &endpoint.host) {
+        (Some(name), _) | (None, Host::Name(name)) => match name.parse() {
+            Ok(address) => bracketed(&address),
+            Err(_) => name.clone(),
+        },
+        (None, Host::Address(address)) => bracketed(address),
+    };
+    match endpoint.port {
+        HTTPS_PORT => host,
+        port => format!("{host}:{port}"),
+    }
+}
+
+/// A request whose body is a query of so many bytes. It says nothing of who asks: RFC 8484 section
+/// 8.2.
+pub(super) fn request(uri: &Uri, length: usize) -> Result<Request<()>, LinkError> {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(uri.clone())
+        .header(ACCEPT, DNS_MESSAGE)
+        .header(CONTENT_TYPE, DNS_MESSAGE)
+        .header(CONTENT_LENGTH, length)
+        .body(());
+    request.map_err(|error| LinkError::Answer(error.to_string()))
+}
+
+/// Whether a response carries a message.
+pub(super) fn check(status: StatusCode, headers: &HeaderMap) -> Result<(), LinkError> {
+    if status != StatusCode::OK {
+        return Err(LinkError::Status(status.as_u16()));
+    }
+    let media_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let media_type = media_type.unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case(DNS_MESSAGE) {
+        let text = format!("the HTTP response is {media_type:?}, not {DNS_MESSAGE}");
+        return Err(LinkError::Answer(text));
+    }
+    Ok(())
+}
+
+/// Adds a piece of the body.
+pub(super) fn add(body: &mut Vec<u8>, mut piece: impl Buf) -> Result<(), LinkError> {
+    if body.len() + piece.remaining() > MAX_MESSAGE_LEN {
+        let text = "the HTTP response is longer than any DNS message";
+        return Err(LinkError::Answer(text.to_owned()));
+    }
+    while piece.has_remaining() {
+        let chunk = piece.chunk();
+        let length = chunk.len();
+        body.extend_from_slice(chunk);
+        piece.advance(length);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    #[test]
+    fn the_authority_of_http_is_what_the_certificate_is_for() {
+        let of = |host: Host, name: Option<&str>, port| {
+            authority(&Endpoint {
+                host,
+                tls_name: name.map(str::to_owned),
+                ..Endpoint::plain(SocketAddr::from(([127, 0, 0, 1], port)))
+            })
+        };
+        let name = || Host::Name("dns.example".to_owned());
+        let address = |text: &str| Host::Address(text.parse().unwrap());
+        assert_eq!(of(name(), None, 443), "dns.example");
+        assert_eq!(of(name(), None, 8443), "dns.example:8443");
+        assert_eq!(of(address("192.0.2.1"), None, 443), "192.0.2.1");
+        assert_eq!(of(address("2001:db8::1"), None, 8443), "[2001:db8::1]:8443");
+        assert_eq!(
+            of(address("192.0.2.1"), Some("dns.example"), 443),
+            "dns.example"
+        );
+    }
+}
