@@ -81,7 +81,7 @@ impl Forwarding {
         let script = Arc::clone(&says);
         let upstream = Upstream::start(move |query, _| script.lock().unwrap().reply(query)).await;
         let mut config = config();
-        config.upstream.servers = vec![upstream.address];
+        config.upstream.servers = vec![pkbridge::endpoint::Endpoint::plain(upstream.address)];
         // No failure is forgotten while a test runs.
         config.cache.failure_ttl = Duration::from_secs(300);
         change(&mut config);

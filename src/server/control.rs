@@ -20,8 +20,8 @@ use crate::control::{
 };
 use crate::pkarr::{NameKind, PublicKey, PublicKeyName, Suffixes, Zone};
 use crate::resolve::{
-    Answer, AnswerCache, Dht, Ede, Held, KeyState, Packets, Source, Store, StoreState,
-    is_special_use,
+    Answer, AnswerCache, Dht, Ede, Forward, Held, KeyState, LocalRecords, Packets, Source, Store,
+    StoreState, is_special_use,
 };
 
 /// The parts of the server that can be asked. Replaced as a whole on reload.
@@ -30,6 +30,7 @@ pub(super) struct Parts {
     pub(super) started: Instant,
     pub(super) config: Config,
     pub(super) suffixes: Suffixes,
+    pub(super) local: Arc<LocalRecords>,
     pub(super) listening: Vec<SocketAddr>,
     pub(super) forward: Arc<CurrentForward>,
     pub(super) dht: Arc<Dht>,
@@ -253,6 +254,11 @@ impl Parts {
             }
             NameKind::Suffix(_) => ("suffix", here),
             NameKind::UnderSuffix(_) => ("under a suffix", nxdomain),
+            NameKind::Ordinary if self.local.has(name) => ("local name", here),
+            NameKind::Ordinary if self.forward.has_rule_for(name) => (
+                "forwarded by a rule",
+                "forwarded to the servers of its [[forward]] rule",
+            ),
             NameKind::Ordinary if self.config.names.special_use && is_special_use(name) => {
                 ("special-use", here)
             }

@@ -17,12 +17,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, SearchDomains};
+use crate::config::{self, Config, SearchDomains};
 use crate::control::{ControlListener, serve_control};
 use crate::pkarr::Suffixes;
 use crate::resolve::{
-    AnswerCache, Dht, DhtSettings, Forward, HoldTimes, HostsByForwarding, Names, Packets, Resolver,
-    Reuse, Store, StoreSettings, Ttls,
+    AnswerCache, Dht, DhtSettings, Forward, HoldTimes, HostsByForwarding, LocalRecord,
+    LocalRecords, Names, Packets, RebindingGuard, Resolver, Reuse, Store, StoreSettings, Ttls,
 };
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{
@@ -39,6 +39,8 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The part of the cache's bytes that packets get; answers get the rest. An answer is asked for far
 /// more often than the packet behind it.
 const PACKETS_SHARE: u64 = 4;
+/// TTL of local records, in seconds: the next cache forgets them as soon as one is used to.
+const LOCAL_TTL: u32 = 60;
 /// Longest time that the start waits for the packet store, which opens in the background after that.
 const STORE_PATIENCE: Duration = Duration::from_millis(500);
 /// The file with DHT nodes in the state directory.
@@ -145,6 +147,7 @@ impl Server {
         let parts = Parts {
             started: Instant::now(),
             suffixes: Suffixes::new(&config.names.suffixes),
+            local: Arc::new(local_records(&config)),
             packets: packets(&config, &dht, store.as_ref()),
             answers: answers(&config),
             config: config.clone(),
@@ -154,6 +157,7 @@ impl Server {
             store,
         };
         let service = service(&config, &parts)?;
+        parts.local.watch(parts.answers.clone());
         let mut server = Self {
             resolv_conf: options.resolv_conf,
             reloaded: options.reloaded,
@@ -293,6 +297,7 @@ impl Server {
         let parts = Parts {
             started: before.started,
             suffixes: Suffixes::new(&config.names.suffixes),
+            local: Arc::new(local_records(&config)),
             answers: answers(&config),
             config: config.clone(),
             listening,
@@ -312,6 +317,7 @@ impl Server {
         };
 
         // From here on nothing fails.
+        parts.local.watch(parts.answers.clone());
         self.forward.replace(forwarding);
         self.service.store(Arc::new(service));
         if dht_changed {
@@ -474,7 +480,8 @@ fn service(config: &Config, parts: &Parts) -> Result<Service, StartError> {
         special_use: config.names.special_use,
         follow_delegations: config.delegation.follow,
         private_name_servers: config.delegation.allow_private,
-        ..Names::default()
+        local: Arc::clone(&parts.local),
+        rebinding: Arc::new(rebinding_guard(config)),
     };
     let resolver = Resolver::new(
         names,
@@ -486,13 +493,47 @@ fn service(config: &Config, parts: &Parts) -> Result<Service, StartError> {
     let settings = ServeSettings {
         allow: config.access.allow.clone(),
         authentic_data: match config.access.authentic_data {
-            crate::config::AuthenticData::Never => AuthenticData::Never,
-            crate::config::AuthenticData::Loopback => AuthenticData::Loopback,
-            crate::config::AuthenticData::Always => AuthenticData::Always,
+            config::AuthenticData::Never => AuthenticData::Never,
+            config::AuthenticData::Loopback => AuthenticData::Loopback,
+            config::AuthenticData::Always => AuthenticData::Always,
         },
         nsid: config.listen.nsid.clone(),
     };
     Service::new(settings, resolver).map_err(StartError::Access)
+}
+
+/// What the operator has given records on this host.
+fn local_records(config: &Config) -> LocalRecords {
+    let record = |record: &config::LocalRecord| {
+        Some(LocalRecord {
+            name: forwarding::name(&record.name)?,
+            rtype: record.rtype,
+            rdata: record.rdata.clone(),
+        })
+    };
+    LocalRecords::new(
+        config.records.iter().filter_map(record).collect(),
+        config.names.hosts_file.clone(),
+        Suffixes::new(&config.names.suffixes),
+        LOCAL_TTL,
+    )
+}
+
+fn rebinding_guard(config: &Config) -> RebindingGuard {
+    let serves_others = || {
+        let networks = &mut config.access.allow.iter();
+        networks.any(|network| !network.network().is_loopback())
+    };
+    let is_on = match config.rebinding.guard {
+        config::RebindingGuard::Auto => serves_others(),
+        config::RebindingGuard::On => true,
+        config::RebindingGuard::Off => false,
+    };
+    let allow = config.rebinding.allow.iter();
+    RebindingGuard::new(
+        is_on,
+        allow.filter_map(|text| forwarding::name(text)).collect(),
+    )
 }
 
 fn whole_seconds(time: Duration) -> u32 {

@@ -40,6 +40,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub fn config() -> Config {
     let mut config = Config::default();
     config.state.directory = None;
+    config.names.hosts_file = None;
     config.control.socket = None;
     config.listen.addresses = vec![(Ipv4Addr::LOCALHOST, 0).into()];
     config.dht.bootstrap = vec!["127.0.0.1:9".to_owned()];

@@ -199,12 +199,12 @@ fn a_change_voids_answers_made_from_the_file_and_those_for_its_new_names() {
         };
         let key = question.cache_key();
         let answer = Answer::failure(&question, &Failure::Internal, Duration::from_secs(60));
-        (key, Arc::new(answer))
+        (key, answer)
     };
     let is_cached = |text: &str| answers.get(&cached(text).0, Instant::now()).is_some();
     for text in ["b.lan", "c.lan"] {
         let (key, answer) = cached(text);
-        answers.insert(key, answer);
+        answers.take_in(key, answer, Duration::ZERO);
     }
     file.write("192.168.1.1 b.lan\n");
     let state = records.look(records.first.clone(), &answers);
@@ -215,7 +215,7 @@ fn a_change_voids_answers_made_from_the_file_and_those_for_its_new_names() {
     assert!(is_cached("c.lan"));
     // One that was on its way into the cache goes at the next look.
     let (key, answer) = cached("b.lan");
-    answers.insert(key, answer);
+    answers.take_in(key, answer, Duration::ZERO);
     records.look(state, &answers);
     assert!(!is_cached("b.lan"));
 }
