@@ -58,7 +58,7 @@ use pkbridge::config::{self, Config, SearchDomains};
 use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey, Suffixes};
 use pkbridge::resolve::{
     AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Names, Packets,
-    Question, Resolver, Response, See, Sighting, Ttls, Wanted,
+    Question, Resolver, Response, Reuse, See, Sighting, Ttls, Wanted,
 };
 use pkbridge::serve::{AuthenticData, ServeSettings, Service, Transport};
 use pkbridge::wire::{self, Header, Layout, flags};
@@ -570,7 +570,12 @@ fn service(config: &Config, world: &Arc<World>) -> Outcome<Service> {
         failure: seconds(cache.failure_ttl),
     };
     let packets = Packets::new(world.clone(), None, 1 << 20, times);
-    let cache = AnswerCache::new(1 << 20);
+    let cache = AnswerCache::new(1 << 20).with_reuse(Reuse {
+        max_stale: cache.max_stale,
+        stale_wait: cache.stale_wait,
+        prefetch: cache.prefetch,
+        nxdomain_cut: cache.nxdomain_cut,
+    });
     let resolver = Resolver::new(names, packets, world.clone(), ttls, cache);
     let settings = ServeSettings {
         allow: config.access.allow.clone(),
