@@ -572,10 +572,10 @@ fn service(config: &Config, world: &Arc<World>) -> Outcome<Service> {
     };
     let packets = Packets::new(world.clone(), None, 1 << 20, times);
     let cache = AnswerCache::new(1 << 20).with_reuse(Reuse {
-        max_stale: config.cache.max_stale,
-        stale_wait: config.cache.stale_wait,
-        prefetch: true,
-        nxdomain_cut: true,
+        max_stale: cache.max_stale,
+        stale_wait: cache.stale_wait,
+        prefetch: cache.prefetch,
+        nxdomain_cut: cache.nxdomain_cut,
     });
     let resolver = Resolver::new(names, packets, world.clone(), ttls, cache);
     let settings = ServeSettings {
