@@ -262,6 +262,10 @@ impl Parts {
             NameKind::Ordinary if self.config.names.special_use && is_special_use(name) => {
                 ("special-use", here)
             }
+            NameKind::Ordinary if self.forward.is_recursive() => (
+                "ordinary name",
+                "asked of its name servers, from the root on",
+            ),
             NameKind::Ordinary => {
                 let next = match (self.upstreams().is_empty(), is_cached) {
                     (false, false) => "forwarded",

@@ -3,24 +3,34 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use hickory_proto::rr::Name;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, UpstreamMode};
 use crate::endpoint::Endpoint;
+use crate::pkarr::Suffixes;
 use crate::resolve::{
-    Failure, Forward, ForwardRule, Question, Response, Strategy, Tls, UpstreamSettings, Upstreams,
-    system_servers,
+    Failure, Forward, ForwardRule, Question, Recursive, RecursiveSettings, Response, Strategy, Tls,
+    UpstreamSettings, Upstreams, read_root_hints, root_servers, system_servers,
 };
+
+/// The port of DNS.
+const DNS_PORT: u16 = 53;
+/// The shortest time for a question whose name servers have to be found first: three or four steps, and
+/// each may meet a dead server.
+const RECURSION_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// What a configuration comes to.
 #[derive(Debug)]
 pub(super) struct Forwarding {
     forward: Arc<dyn Forward>,
     /// The upstreams for all names without a rule.
-    pub(super) servers: Vec<Endpoint>,
+    servers: Vec<Endpoint>,
+    /// Whether there are none, as the name servers themselves are asked.
+    is_recursive: bool,
 }
 
 /// The one in force. The DHT resolves the names of its bootstrap nodes through it too, so it sees a
@@ -40,6 +50,11 @@ impl CurrentForward {
     /// The upstreams for all names without a rule.
     pub(super) fn servers(&self) -> Vec<Endpoint> {
         self.0.load().servers.clone()
+    }
+
+    /// Whether there are none, as the name servers themselves are asked.
+    pub(super) fn is_recursive(&self) -> bool {
+        self.0.load().is_recursive
     }
 }
 
@@ -64,8 +79,11 @@ pub(super) fn forwarding(
     listening: &[SocketAddr],
 ) -> Result<Forwarding, String> {
     let upstream = &config.upstream;
+    let is_recursive = upstream.mode == UpstreamMode::Recursive;
     let servers = match resolv_conf {
-        Some(path) if upstream.servers.is_empty() => of_the_system(path, listening),
+        Some(path) if upstream.servers.is_empty() && !is_recursive => {
+            of_the_system(path, listening)
+        }
         Some(_) | None => upstream.servers.clone(),
     };
     let settings = UpstreamSettings {
@@ -80,8 +98,27 @@ pub(super) fn forwarding(
         tls: Arc::new(Tls::new(upstream.ca_file.as_deref()).map_err(|error| error.to_string())?),
         bootstrap: upstream.bootstrap.clone(),
     };
-    let forward: Arc<dyn Forward> = Arc::new(Upstreams::new(settings));
-    Ok(Forwarding { forward, servers })
+    let mut upstreams = Upstreams::new(settings);
+    if is_recursive {
+        upstreams = upstreams.with_others(Arc::new(recursive(config)?));
+    }
+    let forward: Arc<dyn Forward> = Arc::new(upstreams);
+    Ok(Forwarding {
+        forward,
+        servers,
+        is_recursive,
+    })
+}
+
+fn recursive(config: &Config) -> Result<Recursive, String> {
+    let hints = config.upstream.root_hints.as_deref();
+    Recursive::new(RecursiveSettings {
+        root_servers: hints.map_or_else(|| Ok(root_servers()), read_root_hints)?,
+        suffixes: Suffixes::new(&config.names.suffixes),
+        private_name_servers: config.delegation.allow_private,
+        port: DNS_PORT,
+        timeout: config.upstream.timeout.max(RECURSION_TIMEOUT),
+    })
 }
 
 fn rule(rule: &config::ForwardRule) -> ForwardRule {

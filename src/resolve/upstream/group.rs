@@ -68,10 +68,6 @@ impl Group {
         }
     }
 
-    pub(super) fn servers(&self) -> &[Arc<Server>] {
-        &self.servers
-    }
-
     pub(super) async fn ask(&self, question: &Question) -> Result<Response, Failure> {
         if self.servers.is_empty() {
             return Err(Failure::NoUpstream);

@@ -89,6 +89,8 @@ pub struct ForwardRule {
 #[derive(Debug)]
 pub struct Upstreams {
     others: Group,
+    /// Who answers for names without a rule instead of them.
+    instead: Option<Arc<dyn Forward>>,
     /// By domain, in lower case.
     rules: HashMap<Name, Group>,
     /// The number of labels of the longest domain that has a rule.
@@ -123,16 +125,20 @@ impl Upstreams {
         }
         Self {
             others: group(None, servers(settings.servers)),
+            instead: None,
             longest: rules.keys().map(Name::num_labels).max().unwrap_or(0),
             rules,
             loops,
         }
     }
 
-    /// The servers for all names without a rule.
-    pub fn servers(&self) -> Vec<Endpoint> {
-        let servers = self.others.servers().iter();
-        servers.map(|server| server.endpoint().clone()).collect()
+    /// Names without a rule are answered by `others` instead of the servers for them.
+    #[must_use]
+    pub fn with_others(self, others: Arc<dyn Forward>) -> Self {
+        Self {
+            instead: Some(others),
+            ..self
+        }
     }
 
     /// The servers of the longest domain that a name is in and that has a rule.
@@ -150,8 +156,11 @@ impl Forward for Upstreams {
             if self.loops.is_test(&question.name) {
                 return Err(Failure::Loop);
             }
-            let group = self.rule(&question.name).unwrap_or(&self.others);
-            group.ask(question).await
+            match (self.rule(&question.name), &self.instead) {
+                (Some(group), _) => group.ask(question).await,
+                (None, Some(others)) => others.forward(question).await,
+                (None, None) => self.others.ask(question).await,
+            }
         })
     }
 
