@@ -385,7 +385,7 @@ impl OneAnswer {
         message.extend([0, 1, 0, answers, 0, authorities, 0, additionals]);
         message.extend(question.wire());
         message.extend(records);
-        Response::from_message(message).map(|response| response.from_server(self.server))
+        Response::from_message(message).map(|response| response.for_clients(true))
     }
 }
 

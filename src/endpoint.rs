@@ -78,3 +78,9 @@ impl Endpoint {
         !matches!(self.transport, Transport::Udp | Transport::Tcp)
     }
 }
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} {:?} {}", self.transport, self.host, self.port)
+    }
+}

@@ -121,11 +121,22 @@ pub fn skip_name(message: &[u8], at: usize) -> Result<usize, WireError> {
     walk_name(message, at, |_| true)
 }
 
+/// Shows each label of the name at `at`, from the left and without the root, until `show` says that it
+/// has seen enough. What is no name ends where it goes wrong.
+pub fn show_labels<'a>(message: &'a [u8], at: usize, mut show: impl FnMut(&'a [u8]) -> bool) {
+    let _ = walk_name(message, at, |place| {
+        match message.get(place.start + 1..place.end) {
+            Some([]) | None => true,
+            Some(label) => show(label),
+        }
+    });
+}
+
 /// As [`skip_name`]; each label's place, with its length byte, must be to the liking of `accept`.
 fn walk_name(
     message: &[u8],
     at: usize,
-    accept: impl Fn(Range<usize>) -> bool,
+    mut accept: impl FnMut(Range<usize>) -> bool,
 ) -> Result<usize, WireError> {
     let mut position = at;
     let mut start = at;

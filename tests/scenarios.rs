@@ -717,7 +717,7 @@ impl Run {
             wire::write_at(&mut bytes, 10, &additionals.to_be_bytes());
             bytes.extend(opt(1232, [(rcode >> 4) as u8, 0, 0, 0], &options));
             let response = Response::from_message(bytes).ok_or("malformed")?;
-            Ok(response.from_server(SocketAddr::from((Ipv4Addr::LOCALHOST, 53))))
+            Ok(response.for_clients(true))
         };
         self.world
             .upstream

@@ -80,7 +80,7 @@ impl HoldingUpstream {
                     received = socket.recv_from(&mut buffer) => {
                         let (length, from) = received.unwrap();
                         let query = &buffer[..length];
-                        let name = Message::from_vec(query).unwrap().queries[0].name().to_ascii();
+                        let name = Message::from_vec(query).unwrap().queries[0].name().to_lowercase().to_ascii();
                         let reply = address_reply(query, 1);
                         if name.starts_with("slow") && !*release.borrow() {
                             names.insert(name);
@@ -548,7 +548,7 @@ async fn an_answer_over_the_clients_size_is_truncated_and_no_other() {
     // The first label of the name is the length of the answer without OPT.
     let upstream = Upstream::start(|query, _| {
         let mut reply = query[..wire::plain_question(query).unwrap().end].to_vec();
-        let owner = reply_to(query).queries[0].name().to_ascii();
+        let owner = reply_to(query).queries[0].name().to_lowercase().to_ascii();
         let length: usize = owner.split('.').next().unwrap().parse().unwrap();
         reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
         let rdata = length - reply.len() - 12;

@@ -91,6 +91,7 @@ impl Played {
             let query = buffer[..length].to_vec();
             let name = Message::from_vec(&query).unwrap().queries[0]
                 .name()
+                .to_lowercase()
                 .to_ascii();
             heard.entry(name).or_insert((query, from));
         }

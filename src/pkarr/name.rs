@@ -2,7 +2,7 @@
 
 use hickory_proto::rr::{Name, RecordType};
 
-use super::key::{KeyError, PublicKey};
+use super::key::{KeyError, PublicKey, Z32_LEN};
 
 /// The suffixes under which a key may stand, such as `pkarr`.
 #[derive(Debug, Clone, Default)]
@@ -101,8 +101,22 @@ impl Suffixes {
             .max_by_key(|suffix| suffix.num_labels())
     }
 
+    /// Whether a name is ordinary already by the lengths of its labels and the last of them, which is so
+    /// for nearly all; `None` is the name that has no labels.
+    pub fn is_surely_ordinary(&self, longest: usize, last: Option<&[u8]>) -> bool {
+        let is_last = |suffix: &Name| {
+            let of_suffix = suffix.iter().next_back();
+            of_suffix.zip(last).is_none_or(|(a, b)| a.eq_ignore_ascii_case(b))
+        };
+        longest < Z32_LEN && !self.0.iter().any(is_last)
+    }
+
     /// Sorts a name. Letter case does not matter.
     pub fn classify(&self, name: &Name) -> NameKind {
+        let longest = name.iter().map(<[u8]>::len).max().unwrap_or(0);
+        if self.is_surely_ordinary(longest, name.iter().next_back()) {
+            return NameKind::Ordinary;
+        }
         let suffix = self.longest(name);
         let suffix_labels = suffix.map_or(0, |suffix| suffix.iter().len());
         let count = name.iter().len() - suffix_labels;

@@ -41,10 +41,16 @@ impl Question {
 
     /// The question section: one entry of class IN.
     pub fn wire(&self) -> Vec<u8> {
-        let mut bytes = wire::name_bytes(&self.name);
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes);
+        bytes
+    }
+
+    /// Appends the question section.
+    pub(super) fn write_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(wire::name_bytes(&self.name));
         bytes.extend(u16::from(self.rtype).to_be_bytes());
         bytes.extend(wire::CLASS_IN.to_be_bytes());
-        bytes
     }
 }
 

@@ -1,5 +1,6 @@
-//! One question to one server: UDP, and TCP when the answer is truncated.
+//! One question to one server: UDP, and TCP when the answer is truncated or may be forged.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::RngExt;
@@ -7,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::answers::Question;
-use super::response::{self, Peer, Response, Verdict};
+use super::query::{Peer, Query, Style};
+use super::response::{self, Response, Verdict};
 
 /// Datagrams that do not answer the query before UDP is given up for TCP: somebody is guessing
 /// (RFC 5452 section 4.4).
@@ -17,15 +19,35 @@ const PORT_TRIES: usize = 8;
 /// The largest datagram that is read. Ours ask for 1232 at most; some servers send more.
 const DATAGRAM_LEN: usize = 4096;
 
+/// What UDP gave.
+#[derive(Debug)]
+pub(super) enum Datagram {
+    /// An answer that is as good as UDP has them.
+    Answer(Response),
+    /// An answer without the letter case or the cookie that the query had in it: forged, or from a
+    /// server that does not send them back. TCP tells which.
+    Unproven,
+    /// Ask over TCP: the answer is cut short, or somebody floods us with wrong ones.
+    AskTcp,
+}
+
 /// Asks one server; once more without EDNS if it does not know EDNS (RFC 6891 section 7).
 pub(super) async fn exchange(
     server: SocketAddr,
     peer: Peer,
     question: &Question,
-) -> std::io::Result<Response> {
-    let response = exchange_once(server, peer, question, true).await?;
+) -> io::Result<Response> {
+    let style = Style {
+        mixes_case: true,
+        ..Style::default()
+    };
+    let response = exchange_once(server, peer, question, &style).await?;
     if response.lacks_edns() {
-        return exchange_once(server, peer, question, false).await;
+        let style = Style {
+            edns: false,
+            ..style
+        };
+        return exchange_once(server, peer, question, &style).await;
     }
     Ok(response)
 }
@@ -34,76 +56,91 @@ async fn exchange_once(
     server: SocketAddr,
     peer: Peer,
     question: &Question,
-    edns: bool,
-) -> std::io::Result<Response> {
-    if let Some(response) = exchange_udp(server, peer, question, edns).await? {
-        return Ok(response);
+    style: &Style<'_>,
+) -> io::Result<Response> {
+    let query = Query::new(peer, question, style);
+    let answers = |response: &Response| response.keeps_case;
+    match over_udp(server, &query, question, answers).await? {
+        Datagram::Answer(response) => Ok(response),
+        Datagram::Unproven | Datagram::AskTcp => over_tcp(server, &query, question).await,
     }
-    exchange_tcp(server, peer, question, edns).await
 }
 
-/// `None` when TCP must be asked: the answer is truncated, or somebody floods us with wrong ones.
-async fn exchange_udp(
+/// One datagram there, and one back. `is_proven` says whether a response shows what a forger could
+/// not know.
+pub(super) async fn over_udp(
     server: SocketAddr,
-    peer: Peer,
+    query: &Query,
     question: &Question,
-    edns: bool,
-) -> std::io::Result<Option<Response>> {
-    let query = response::query(rand::random(), peer, question, edns);
+    is_proven: impl Fn(&Response) -> bool,
+) -> io::Result<Datagram> {
     // Connected, so that only the server's datagrams arrive and an ICMP refusal is felt at once.
-    let socket = bind_random_port(server).await?;
+    let socket = bind_random_port(server)?;
     socket.connect(server).await?;
-    socket.send(&query).await?;
-    let mut buffer = vec![0; DATAGRAM_LEN];
+    socket.send(query.bytes()).await?;
+    let mut message = Vec::with_capacity(DATAGRAM_LEN);
     for _ in 0..MAX_WRONG_DATAGRAMS {
-        let length = socket.recv(&mut buffer).await?;
-        match response::accept(&query, buffer.get(..length).unwrap_or_default(), question) {
-            Verdict::Answer(response) => return Ok(Some(response)),
-            Verdict::Truncated => return Ok(None),
+        message.clear();
+        socket.recv_buf(&mut message).await?;
+        match response::accept(query, &message, question) {
+            Verdict::Answer(response) if is_proven(&response) => {
+                return Ok(Datagram::Answer(response));
+            }
+            Verdict::Answer(_) => return Ok(Datagram::Unproven),
+            Verdict::Truncated => return Ok(Datagram::AskTcp),
             Verdict::Malformed => return Err(malformed()),
             Verdict::NotOurs => {}
         }
     }
-    Ok(None)
+    Ok(Datagram::AskTcp)
 }
 
-async fn exchange_tcp(
-    server: SocketAddr,
-    peer: Peer,
-    question: &Question,
-    edns: bool,
-) -> std::io::Result<Response> {
-    let query = response::query(rand::random(), peer, question, edns);
+/// A connection for one query.
+async fn over_tcp(server: SocketAddr, query: &Query, question: &Question) -> io::Result<Response> {
     let mut stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
-    let length = u16::try_from(query.len()).map_err(|_| malformed())?;
+    let length = u16::try_from(query.bytes().len()).map_err(|_| malformed())?;
     stream
-        .write_all(&[&length.to_be_bytes(), query.as_slice()].concat())
+        .write_all(&[&length.to_be_bytes(), query.bytes()].concat())
         .await?;
     let length = stream.read_u16().await?;
     let mut message = vec![0; usize::from(length)];
     stream.read_exact(&mut message).await?;
-    match response::accept(&query, &message, question) {
+    answer_on_stream(query, &message, question)
+}
+
+/// The answer in a message that came over a connection, where there is no other to wait for.
+pub(super) fn answer_on_stream(
+    query: &Query,
+    message: &[u8],
+    question: &Question,
+) -> io::Result<Response> {
+    match response::accept(query, message, question) {
         Verdict::Answer(response) => Ok(response),
         Verdict::Truncated | Verdict::Malformed | Verdict::NotOurs => Err(malformed()),
     }
 }
 
-fn malformed() -> std::io::Error {
-    std::io::Error::new(std::io::ErrorKind::InvalidData, "malformed answer")
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "malformed answer")
 }
 
 /// A socket on a random port: the port is half of what a forger has to guess (RFC 5452 section 4.5).
-async fn bind_random_port(server: SocketAddr) -> std::io::Result<UdpSocket> {
+fn bind_random_port(server: SocketAddr) -> io::Result<UdpSocket> {
     let any = |port| match server {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
     };
     for _ in 0..PORT_TRIES {
         let port = rand::rng().random_range(1024..=u16::MAX);
-        if let Ok(socket) = UdpSocket::bind(any(port)).await {
-            return Ok(socket);
+        if let Ok(socket) = std::net::UdpSocket::bind(any(port)) {
+            return registered(socket);
         }
     }
-    UdpSocket::bind(any(0)).await
+    registered(std::net::UdpSocket::bind(any(0))?)
+}
+
+fn registered(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
 }

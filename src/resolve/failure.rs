@@ -52,6 +52,12 @@ pub enum Failure {
     /// No upstream gave a usable answer in time.
     #[error("no upstream resolver answered: {0}")]
     Upstream(String),
+    /// Every upstream, or the network on the way to it, said no, or gave what is no answer.
+    #[error("no upstream resolver answered: {0}")]
+    UpstreamError(String),
+    /// The upstreams send questions back to us.
+    #[error("a forwarding loop: the upstream resolver forwards to pkbridge")]
+    Loop,
     /// The DHT node has found no other nodes yet.
     #[error("the DHT is not joined yet")]
     DhtNotReady,
@@ -107,12 +113,13 @@ impl Failure {
         let code = match self {
             Self::NoUpstream
             | Self::Upstream(_)
+            | Self::Loop
             | Self::DhtPoorMiss
             | Self::NameServers { .. }
             | Self::Patience => ede::NO_REACHABLE_AUTHORITY,
             Self::PrivateNameServers(_) => ede::BLOCKED,
             Self::DhtNotReady | Self::Overloaded => ede::NOT_READY,
-            Self::Dht(_) => ede::NETWORK_ERROR,
+            Self::Dht(_) | Self::UpstreamError(_) => ede::NETWORK_ERROR,
             Self::InvalidPacket(_) | Self::OnlyOlderPackets(_) => ede::INVALID_DATA,
             Self::Delegated(_) => ede::NOT_SUPPORTED,
             Self::OverBudget(_) | Self::AliasChain | Self::Unwritable | Self::Internal => {

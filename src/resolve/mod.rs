@@ -9,6 +9,7 @@ mod flights;
 mod lookup;
 mod packets;
 mod places;
+mod query;
 mod response;
 mod store;
 mod system;
@@ -29,10 +30,11 @@ pub use packets::{
     Asker, Ending, FetchPacket, Held, HoldTimes, Holders, KeyState, MissState, Packets, See,
     Sighting, Source, Wanted,
 };
-pub use response::{Response, UDP_PAYLOAD_LEN};
+pub use query::UDP_PAYLOAD_LEN;
+pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 pub use system::{HostsByForwarding, system_servers};
-pub use upstream::{Forward, Upstreams};
+pub use upstream::{Forward, ForwardRule, Strategy, Tls, UpstreamSettings, Upstreams};
 
 use delegation::Delegations;
 use flights::{Flights, NoFlight};

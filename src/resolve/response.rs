@@ -1,19 +1,13 @@
-//! What goes to an upstream or a name server and what is accepted from one, as bytes.
-
-use std::net::SocketAddr;
+//! What is accepted from an upstream or a name server, as bytes.
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use super::answers::Question;
 use super::failure::Ede;
+use super::query::{OPT, OPTION_COOKIE, Query};
 use crate::pkarr::Record;
 use crate::wire::{self, HEADER_LEN, Header, Layout, OPTION_EDE, RecordAt, Section, flags};
-
-/// The UDP payload size that pkbridge announces: no fragments on any path (DNS flag day 2020).
-pub const UDP_PAYLOAD_LEN: u16 = 1232;
-/// The type of the OPT pseudo-record.
-const OPT: u16 = 41;
 
 /// A server's answer: its bytes without the OPT, whose contents are here.
 #[derive(Debug, Clone)]
@@ -26,16 +20,12 @@ pub struct Response {
     pub rcode: u16,
     /// The server's Extended DNS Error.
     pub ede: Option<Ede>,
-    had_opt: bool,
-}
-
-/// Who is asked.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Peer {
-    /// One that looks for the answer on our behalf.
-    Resolver,
-    /// One that tells what it has itself: an iterative query (RFC 1034 section 5.3.3).
-    NameServer,
+    /// The server's COOKIE option (RFC 7873): our part, and its own.
+    pub(super) cookie: Option<Box<[u8]>>,
+    /// Whether it speaks EDNS.
+    pub(super) had_opt: bool,
+    /// Whether the question came back letter by letter as it was sent.
+    pub(super) keeps_case: bool,
 }
 
 /// What a datagram, or a message on a stream, is to a query.
@@ -80,17 +70,23 @@ impl Response {
         .contains(&self.rcode)
     }
 
-    /// Whether the server stumbled over the OPT of the query.
-    pub fn lacks_edns(&self) -> bool {
+    /// Whether the server did not understand the query.
+    pub(super) fn is_format_error(&self) -> bool {
         let stumbles = [ResponseCode::FormErr, ResponseCode::NotImp].map(u16::from);
-        !self.had_opt && stumbles.contains(&self.rcode)
+        stumbles.contains(&self.rcode)
     }
 
-    /// Takes AA away, since the answer is no longer an authority's, and AD unless the server is on this
-    /// host: over a network without integrity anybody can set it (RFC 4035 section 4.9.3).
-    pub fn from_server(mut self, server: SocketAddr) -> Self {
+    /// Whether the server stumbled over the OPT of the query.
+    pub(super) fn lacks_edns(&self) -> bool {
+        !self.had_opt && self.is_format_error()
+    }
+
+    /// Takes AA away, since the answer is no longer an authority's, and AD if somebody on the way
+    /// could have set it (RFC 4035 section 4.9.3).
+    #[must_use]
+    pub fn for_clients(mut self, is_way_safe: bool) -> Self {
         let mut word = self.layout.header.flags & !flags::AA;
-        if !server.ip().is_loopback() {
+        if !is_way_safe {
             word &= !flags::AD;
         }
         self.layout.header.flags = word;
@@ -99,36 +95,13 @@ impl Response {
     }
 }
 
-/// A query. What a resolver is to do for us does not concern a name server.
-pub(super) fn query(id: u16, peer: Peer, question: &Question, edns: bool) -> Vec<u8> {
-    let word = match peer {
-        // AD asks for the AD bit of the answer (RFC 6840 section 5.7).
-        Peer::Resolver if question.checking_disabled => flags::RD | flags::AD | flags::CD,
-        Peer::Resolver => flags::RD | flags::AD,
-        Peer::NameServer => 0,
-    };
-    let mut query = Vec::with_capacity(64);
-    query.extend(id.to_be_bytes());
-    query.extend(word.to_be_bytes());
-    query.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
-    query.extend(question.wire());
-    if edns {
-        let dnssec_ok = if question.dnssec_ok { 0x80 } else { 0 };
-        query.push(0);
-        query.extend(OPT.to_be_bytes());
-        query.extend(UDP_PAYLOAD_LEN.to_be_bytes());
-        query.extend([0, 0, dnssec_ok, 0, 0, 0]);
-    }
-    query
-}
-
 /// Judges what came back for `query`. An answer has its ID and exactly its question (RFC 5452
-/// section 9.1); letter case may differ.
-pub(super) fn accept(query: &[u8], message: &[u8], question: &Question) -> Verdict {
+/// section 9.1).
+pub(super) fn accept(query: &Query, message: &[u8], question: &Question) -> Verdict {
     let Some(header) = Header::read(message) else {
         return Verdict::NotOurs;
     };
-    let same_id = query.get(..2) == message.get(..2);
+    let same_id = query.bytes().get(..2) == message.get(..2);
     if !same_id || !header.has(flags::QR) || header.opcode() != 0 {
         return Verdict::NotOurs;
     }
@@ -137,11 +110,13 @@ pub(super) fn accept(query: &[u8], message: &[u8], question: &Question) -> Verdi
     let [questions, ..] = header.counts;
     let low_rcode = header.flags & flags::RCODE;
     let bare_error = questions == 0 && message.len() == HEADER_LEN && low_rcode != 0;
+    let mut keeps_case = true;
     if !bare_error {
         let echoed = message.get(HEADER_LEN..question_end).unwrap_or_default();
         if questions != 1 || !echoed.eq_ignore_ascii_case(&question) {
             return Verdict::NotOurs;
         }
+        keeps_case = echoed == query.question();
         if header.has(flags::TC) {
             return Verdict::Truncated;
         }
@@ -156,7 +131,10 @@ pub(super) fn accept(query: &[u8], message: &[u8], question: &Question) -> Verdi
         wire::write_at(&mut wire, HEADER_LEN, &question);
     }
     match take_opt(wire) {
-        Some(response) => Verdict::Answer(response),
+        Some(response) => Verdict::Answer(Response {
+            keeps_case,
+            ..response
+        }),
         None => Verdict::Malformed,
     }
 }
@@ -186,12 +164,16 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
             wire,
             rcode,
             ede: None,
+            cookie: None,
             had_opt: false,
+            keeps_case: true,
         });
     };
     let [rcode_high, ..] = opt.ttl.to_be_bytes();
     rcode |= u16::from(rcode_high) << 4;
-    let ede = find_ede(wire.get(opt.rdata.clone())?);
+    let options = wire.get(opt.rdata.clone())?;
+    let ede = option(options, OPTION_EDE).and_then(read_ede);
+    let cookie = option(options, OPTION_COOKIE).map(Box::from);
     let mut behind = Vec::new();
     for record in layout.records.iter().filter(|r| r.start > opt.start) {
         let (owner, fixed) = wire::read_name(&wire, record.start).ok()?;
@@ -212,26 +194,31 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
         wire,
         rcode,
         ede,
+        cookie,
         had_opt: true,
+        keeps_case: true,
     })
 }
 
-/// The first Extended DNS Error among the options of an OPT.
-fn find_ede(mut options: &[u8]) -> Option<Ede> {
+/// The first option with this code.
+fn option(mut options: &[u8], code: u16) -> Option<&[u8]> {
     loop {
         let (head, rest) = options.split_first_chunk::<4>()?;
-        let code = wire::read_u16(head, 0)?;
         let length = usize::from(wire::read_u16(head, 2)?);
         let data = rest.get(..length)?;
-        if code == OPTION_EDE {
-            let (info_code, text) = data.split_first_chunk::<2>()?;
-            // RFC 8914 section 2: the text is UTF-8 and may end in a zero byte.
-            let text = String::from_utf8_lossy(text);
-            let text = text.trim_end_matches('\0');
-            return Some(Ede::new(u16::from_be_bytes(*info_code), text));
+        if wire::read_u16(head, 0)? == code {
+            return Some(data);
         }
         options = rest.get(length..)?;
     }
+}
+
+/// RFC 8914 section 2: the text is UTF-8 and may end in a zero byte.
+fn read_ede(data: &[u8]) -> Option<Ede> {
+    let (info_code, text) = data.split_first_chunk::<2>()?;
+    let text = String::from_utf8_lossy(text);
+    let text = text.trim_end_matches('\0');
+    Some(Ede::new(u16::from_be_bytes(*info_code), text))
 }
 
 #[cfg(test)]
@@ -239,6 +226,11 @@ mod tests {
     use hickory_proto::rr::Name;
 
     use super::*;
+    use crate::resolve::query::{Peer, Style};
+
+    fn query() -> Query {
+        Query::new(Peer::Resolver, &question(), &Style::default())
+    }
 
     fn question() -> Question {
         Question {
@@ -250,8 +242,8 @@ mod tests {
     }
 
     /// A reply to `query` with one A record, an OPT with an EDE, and another A behind the OPT.
-    fn reply(query: &[u8]) -> Vec<u8> {
-        let mut reply = query[..HEADER_LEN].to_vec();
+    fn reply(query: &Query) -> Vec<u8> {
+        let mut reply = query.bytes()[..HEADER_LEN].to_vec();
         reply[2] |= 0x80;
         reply[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 2]);
         reply.extend(question().wire());
@@ -267,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_opt_is_taken_out_and_what_stands_behind_it_stays() {
-        let query = query(7, Peer::Resolver, &question(), true);
+        let query = query();
         let Verdict::Answer(response) = accept(&query, &reply(&query), &question()) else {
             panic!("refused");
         };
@@ -283,7 +275,7 @@ mod tests {
 
     #[test]
     fn only_the_asked_id_and_question_is_an_answer() {
-        let query = query(7, Peer::Resolver, &question(), true);
+        let query = query();
         let good = reply(&query);
         let verdict = |change: fn(&mut Vec<u8>)| {
             let mut message = good.clone();
@@ -292,7 +284,7 @@ mod tests {
         };
         assert!(matches!(verdict(|_| ()), Verdict::Answer(_)));
         assert!(matches!(verdict(|m| m[13] = b'E'), Verdict::Answer(_)));
-        assert!(matches!(verdict(|m| m[1] = 8), Verdict::NotOurs));
+        assert!(matches!(verdict(|m| m[1] ^= 8), Verdict::NotOurs));
         assert!(matches!(verdict(|m| m[2] &= 0x7f), Verdict::NotOurs));
         assert!(matches!(verdict(|m| m[2] |= 0x28), Verdict::NotOurs));
         assert!(matches!(verdict(|m| m[13] = b'f'), Verdict::NotOurs));
@@ -305,8 +297,8 @@ mod tests {
 
     #[test]
     fn a_bare_header_with_an_error_is_an_answer() {
-        let query = query(7, Peer::Resolver, &question(), true);
-        let mut bare = query[..HEADER_LEN].to_vec();
+        let query = query();
+        let mut bare = query.bytes()[..HEADER_LEN].to_vec();
         bare[2..12].copy_from_slice(&[0x81, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]);
         let Verdict::Answer(response) = accept(&query, &bare, &question()) else {
             panic!("refused");
@@ -322,7 +314,7 @@ mod tests {
 
     #[test]
     fn no_bytes_make_it_panic() {
-        let query = query(7, Peer::Resolver, &question(), true);
+        let query = query();
         let good = reply(&query);
         for at in 0..good.len() {
             for byte in [0, 1, 0x3f, 0xc0, 0xff] {

@@ -1,5 +1,6 @@
 //! What the running server tells and does for whoever talks to its control socket.
 
+use crate::endpoint::Endpoint;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -86,8 +87,8 @@ impl Parts {
         }
     }
 
-    fn upstreams(&self) -> Vec<SocketAddr> {
-        self.forward.0.load().servers().to_vec()
+    fn upstreams(&self) -> Vec<Endpoint> {
+        self.forward.0.load().servers()
     }
 
     fn store_status(&self, store: &Store) -> control::Store {

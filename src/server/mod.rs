@@ -19,10 +19,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, SearchDomains};
 use crate::control::{ControlListener, serve_control};
+use crate::endpoint::Endpoint;
 use crate::pkarr::Suffixes;
 use crate::resolve::{
     AnswerCache, Dht, DhtSettings, Failure, Forward, HoldTimes, HostsByForwarding, Names, Packets,
-    Question, Resolver, Response, Store, StoreSettings, Ttls, Upstreams, system_servers,
+    Question, Resolver, Response, Store, StoreSettings, Strategy, Tls, Ttls, UpstreamSettings,
+    Upstreams, system_servers,
 };
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{
@@ -426,7 +428,14 @@ fn upstreams(
             tracing::info!(?servers, "upstream resolvers taken from {path}");
         }
     }
-    Upstreams::new(servers, config.upstream.timeout)
+    Upstreams::new(UpstreamSettings {
+        servers: servers.into_iter().map(Endpoint::plain).collect(),
+        rules: Vec::new(),
+        strategy: Strategy::default(),
+        timeout: config.upstream.timeout,
+        tls: Arc::new(Tls::new(None).unwrap_or_else(|_| std::process::abort())),
+        bootstrap: Vec::new(),
+    })
 }
 
 fn start_dht(config: &Config, forward: &Arc<CurrentForward>, stop: CancellationToken) -> Arc<Dht> {

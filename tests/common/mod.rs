@@ -364,11 +364,13 @@ impl Upstream {
         .await
     }
 
-    /// Names asked so far.
+    /// Names asked so far, in lower case.
     pub fn names(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap();
         let names = asked.iter().map(|asked| asked.message());
-        names.map(|m| m.queries[0].name().to_ascii()).collect()
+        names
+            .map(|m| m.queries[0].name().to_lowercase().to_ascii())
+            .collect()
     }
 
     pub fn count(&self) -> usize {

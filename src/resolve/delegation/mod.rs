@@ -24,7 +24,8 @@ use tokio::time::{Instant, sleep_until};
 use super::answers::{Composed, Question};
 use super::exchange::exchange;
 use super::failure::Failure;
-use super::response::{Peer, Response};
+use super::query::Peer;
+use super::response::Response;
 use reach::{Reach, reach};
 use reply::judge;
 

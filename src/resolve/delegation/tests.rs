@@ -90,7 +90,7 @@ struct Asked {
 impl Asked {
     fn name(&self) -> String {
         let name = wire::read_name(&self.query, HEADER_LEN).unwrap().0;
-        name.to_ascii()
+        name.to_lowercase().to_ascii()
     }
 
     fn header(&self) -> Header {

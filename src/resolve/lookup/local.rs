@@ -73,7 +73,16 @@ pub fn is_special_use(name: &Name) -> bool {
     is_at_or_below(name, "localhost") || empty_zone_of(name).is_some()
 }
 
+/// The last labels of those zones: nearly all names are told apart by theirs.
+static EMPTY_ZONES_LAST: LazyLock<HashSet<Vec<u8>>> = LazyLock::new(|| {
+    let last = |zone: &Name| zone.iter().next_back().map(<[u8]>::to_vec);
+    EMPTY_ZONES.iter().filter_map(last).collect()
+});
+
 fn empty_zone_of(name: &Name) -> Option<Name> {
+    if !EMPTY_ZONES_LAST.contains(name.iter().next_back()?) {
+        return None;
+    }
     let mut ancestors = (1..=name.iter().len()).map(|count| name.trim_to(count));
     ancestors.find(|ancestor| EMPTY_ZONES.contains(ancestor))
 }

@@ -1,34 +1,38 @@
 //! Forwards questions to upstream resolvers.
 //!
-//! Servers are asked in their order. The next one is started when one fails, or has been silent for
-//! [`PATIENCE`]; the first usable answer wins. A server that failed or was slow moves to the end of
-//! the order for [`PENALTY`].
+//! A question goes to the servers of the longest domain that has a rule, or else to those for all
+//! names; among them a [`Strategy`] says whom to ask first. The next one is asked when one fails, or is
+//! later than usual; the first usable answer wins.
 
+mod group;
+mod link;
+mod loops;
+mod manners;
+mod pulse;
+mod server;
+
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use hickory_proto::rr::Name;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::answers::Question;
-use super::exchange::exchange;
 use super::failure::Failure;
-use super::response::{Peer, Response};
+use super::response::Response;
+use crate::endpoint::Endpoint;
+use group::Group;
+use link::Bootstrap;
+use loops::Loops;
+use server::Server;
 
-/// How long a server may be silent before the next one is asked as well. A client's own first
-/// timeout is 5 s at most resolvers' stubs, 1 s at some.
-const PATIENCE: Duration = Duration::from_millis(400);
-/// How long a server that failed is asked last.
-const PENALTY: Duration = Duration::from_secs(10);
-/// How often the list of servers is gone through for one question, so that a lost datagram costs
-/// [`PATIENCE`] and not the answer.
-const ROUNDS: usize = 3;
-/// Sockets in use for upstream queries at once; questions beyond it wait, within their timeout.
+pub use link::Tls;
+
+/// Sockets in use for upstream queries over UDP at once; questions beyond it wait, within their
+/// timeout.
 const MAX_SOCKETS: usize = 512;
 
 /// What the resolver needs of whoever answers ordinary names.
@@ -43,152 +47,115 @@ pub trait Forward: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// Whom to ask first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// The one whose answers take the least time.
+    #[default]
+    Fastest,
+    /// The first in the list that works.
+    InOrder,
+    /// Up to three at once.
+    Parallel,
+}
+
+/// The upstreams, and how they are asked.
+#[derive(Debug, Clone)]
+pub struct UpstreamSettings {
+    /// The servers for all names without a rule.
+    pub servers: Vec<Endpoint>,
+    /// Servers for some domains.
+    pub rules: Vec<ForwardRule>,
+    /// Whom to ask first.
+    pub strategy: Strategy,
+    /// How long a question may take in all.
+    pub timeout: Duration,
+    /// What certificates are trusted.
+    pub tls: Arc<Tls>,
+    /// Who knows the addresses of servers that are given by name.
+    pub bootstrap: Vec<SocketAddr>,
+}
+
+/// Domains that have servers of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardRule {
+    /// The domains, with all below them.
+    pub domains: Vec<Name>,
+    /// Their servers.
+    pub servers: Vec<Endpoint>,
+}
+
 /// The configured upstream resolvers.
 #[derive(Debug)]
 pub struct Upstreams {
-    servers: Vec<SocketAddr>,
-    /// Until when each server is asked last.
-    penalties: Mutex<Vec<Option<Instant>>>,
-    timeout: Duration,
-    sockets: Semaphore,
+    others: Group,
+    /// By domain, in lower case.
+    rules: HashMap<Name, Group>,
+    /// The number of labels of the longest domain that has a rule.
+    longest: u8,
+    loops: Arc<Loops>,
 }
 
 impl Upstreams {
-    /// Forwards to `servers`; an answer must come within `timeout`.
-    pub fn new(servers: Vec<SocketAddr>, timeout: Duration) -> Self {
+    /// Forwards as the settings say. No server is spoken to before there is a question.
+    pub fn new(settings: UpstreamSettings) -> Self {
+        let loops = Arc::new(Loops::default());
+        let bootstrap = Arc::new(Bootstrap::new(settings.bootstrap));
+        let sockets = Arc::new(Semaphore::new(MAX_SOCKETS));
+        let servers = |endpoints: Vec<Endpoint>| -> Vec<Arc<Server>> {
+            let server = |endpoint| {
+                let (tls, bootstrap) = (Arc::clone(&settings.tls), Arc::clone(&bootstrap));
+                Arc::new(Server::new(endpoint, tls, bootstrap, Arc::clone(&sockets)))
+            };
+            endpoints.into_iter().map(server).collect()
+        };
+        let group = |domain, servers| {
+            let (strategy, timeout) = (settings.strategy, settings.timeout);
+            Group::new(domain, servers, strategy, timeout, Arc::clone(&loops))
+        };
+        let mut rules = HashMap::new();
+        for rule in settings.rules {
+            let servers = servers(rule.servers);
+            for domain in rule.domains {
+                let domain = domain.to_lowercase();
+                rules.insert(domain.clone(), group(Some(domain), servers.clone()));
+            }
+        }
         Self {
-            penalties: Mutex::new(vec![None; servers.len()]),
-            servers,
-            timeout,
-            sockets: Semaphore::new(MAX_SOCKETS),
+            others: group(None, servers(settings.servers)),
+            longest: rules.keys().map(Name::num_labels).max().unwrap_or(0),
+            rules,
+            loops,
         }
     }
 
-    /// The servers.
-    pub fn servers(&self) -> &[SocketAddr] {
-        &self.servers
+    /// The servers for all names without a rule.
+    pub fn servers(&self) -> Vec<Endpoint> {
+        let servers = self.others.servers().iter();
+        servers.map(|server| server.endpoint().clone()).collect()
     }
 
-    async fn ask_all(&self, question: &Question) -> Result<Response, Failure> {
-        let deadline = Instant::now() + self.timeout;
-        let order = self.order();
-        let mut waiting = order.iter().cycle().take(order.len() * ROUNDS).copied();
-        let mut finished = vec![false; self.servers.len()];
-        let mut running = FuturesUnordered::new();
-        let mut refusal = None;
-        let mut errors: Vec<String> = Vec::new();
-        let mut latest = None;
-        let mut next = true;
-        loop {
-            if next {
-                let unfinished = |&index: &usize| !finished.get(index).copied().unwrap_or(true);
-                if let Some(index) = waiting.find(unfinished) {
-                    latest = Some(index);
-                    running.push(
-                        async move { (index, self.ask_one(index, question, deadline).await) },
-                    );
-                } else if running.is_empty() {
-                    break;
-                }
-            }
-            tokio::select! {
-                Some((index, result)) = running.next() => match result {
-                    Ok(response) => {
-                        self.penalise(index, false);
-                        latest = latest.filter(|latest| *latest != index);
-                        if !response.is_server_failure() {
-                            return Ok(response);
-                        }
-                        // Another server may know better; this one has had its say.
-                        if let Some(done) = finished.get_mut(index) {
-                            *done = true;
-                        }
-                        refusal.get_or_insert(response);
-                        next = true;
-                    }
-                    Err(error) => {
-                        self.penalise(index, true);
-                        errors.push(error);
-                        next = true;
-                    }
-                },
-                () = sleep_until(deadline.min(Instant::now() + PATIENCE)) => {
-                    if Instant::now() >= deadline {
-                        errors.push("timed out".to_owned());
-                        break;
-                    }
-                    // The earlier ones have been told off before.
-                    if let Some(silent) = latest.take() {
-                        self.penalise(silent, true);
-                    }
-                    next = true;
-                }
-            }
-        }
-        errors.dedup();
-        errors.truncate(3);
-        refusal.ok_or_else(|| Failure::Upstream(errors.join("; ")))
-    }
-
-    async fn ask_one(
-        &self,
-        index: usize,
-        question: &Question,
-        deadline: Instant,
-    ) -> Result<Response, String> {
-        let server = *self.servers.get(index).ok_or("no such server")?;
-        let work = async {
-            let _socket = self.sockets.acquire().await.map_err(|e| e.to_string())?;
-            let response = exchange(server, Peer::Resolver, question).await;
-            let response = response.map_err(|e| e.to_string())?;
-            Ok(response.from_server(server))
-        };
-        let result = timeout_at(deadline, work).await;
-        result.unwrap_or_else(|_| Err("timed out".to_owned()))
-    }
-
-    /// Indexes of the servers: as configured, but those with a penalty last.
-    fn order(&self) -> Vec<usize> {
-        let now = Instant::now();
-        let penalties = self
-            .penalties
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let late =
-            |index: &usize| matches!(penalties.get(*index), Some(Some(until)) if *until > now);
-        let mut order: Vec<usize> = (0..self.servers.len()).collect();
-        order.sort_by_key(late);
-        order
-    }
-
-    fn penalise(&self, index: usize, failed: bool) {
-        let now = Instant::now();
-        let mut penalties = self
-            .penalties
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(penalty) = penalties.get_mut(index) else {
-            return;
-        };
-        let was_late = penalty.is_some();
-        *penalty = failed.then(|| now + PENALTY);
-        drop(penalties);
-        let server = self.servers.get(index);
-        match (was_late, failed) {
-            (false, true) => tracing::warn!(?server, "an upstream does not answer"),
-            (true, false) => tracing::info!(?server, "an upstream answers again"),
-            _ => {}
-        }
+    /// The servers of the longest domain that a name is in and that has a rule.
+    fn rule(&self, name: &Name) -> Option<&Group> {
+        let labels = name.num_labels().min(self.longest);
+        (1..=labels)
+            .rev()
+            .find_map(|labels| self.rules.get(&name.trim_to(usize::from(labels))))
     }
 }
 
 impl Forward for Upstreams {
     fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
         Box::pin(async move {
-            if self.servers.is_empty() {
-                return Err(Failure::NoUpstream);
+            if self.loops.is_test(&question.name) {
+                return Err(Failure::Loop);
             }
-            self.ask_all(question).await
+            let group = self.rule(&question.name).unwrap_or(&self.others);
+            group.ask(question).await
         })
+    }
+
+    fn has_rule_for(&self, name: &Name) -> bool {
+        self.rule(&name.to_lowercase()).is_some()
     }
 }
