@@ -611,7 +611,7 @@ class Zones:
             labels = [f"z{number}x{self.random.randrange(1 << 32):08x}", "fidelity", "example"]
             self.zone = name(".".join(labels[:depth]))
             makers[number % len(makers)]()
-        return self.cases
+        return list(self.cases)
 
     def owner(self, *labels):
         """A name that nobody has asked for yet."""
