@@ -1,268 +1,52 @@
-"""DNS messages as bytes, and generated zones with whatever an upstream may say.
-
-No DNS library: it would refuse, or tidy up, half of what is to be shown here.
-"""
+"""Generated zones with whatever an upstream may say."""
 
 import struct
 from dataclasses import dataclass, field
 
-HEADER_LEN = 12
-MAX_MESSAGE_LEN = 65_535
-QR, AA, TC, RD, RA, Z, AD, CD = 0x8000, 0x400, 0x200, 0x100, 0x80, 0x40, 0x20, 0x10
-NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
-A, NS, CNAME, SOA, MX, TXT, AAAA, SRV, DNAME, OPT, DS, RRSIG, NSEC, DNSKEY, NSEC3, NSEC3PARAM, ANY = (
-    1, 2, 5, 6, 15, 16, 28, 33, 39, 41, 43, 46, 47, 48, 50, 51, 255)  # fmt: skip
-IN = 1
-EDE = 15
-# What only those who asked for DNSSEC get, unless they asked for the type (RFC 4035 section 3.2.1).
-DNSSEC_TYPES = {RRSIG, NSEC, NSEC3}
-# Where the names in record data are: (bytes before, names), for the types whose names a sender may
-# compress and a receiver has to expand (RFC 1035 section 3.3, RFC 3597 section 4).
-RFC1035_NAMES = {
-    2: (0, 1), 3: (0, 1), 4: (0, 1), 5: (0, 1), 6: (0, 2), 7: (0, 1), 8: (0, 1), 9: (0, 1), 12: (0, 1),
-    14: (0, 2), 15: (2, 1),
-}  # fmt: skip
-RFC3597_NAMES = {
-    **RFC1035_NAMES, 17: (0, 2), 18: (2, 1), 21: (2, 1), 24: (18, 1), 26: (2, 2), 30: (0, 1), 33: (6, 1),
-    36: (2, 1), 39: (0, 1),
-}  # fmt: skip
-NAPTR = 35  # its name stands behind three strings
-
-
-class Malformed(Exception):
-    """Bytes that are no DNS message."""
-
+from dns_wire import (
+    A,
+    AA,
+    AAAA,
+    AD,
+    ANY,
+    CD,
+    CNAME,
+    DNAME,
+    DNSKEY,
+    DS,
+    EDE,
+    FORMERR,
+    HEADER_LEN,
+    IN,
+    MAX_MESSAGE_LEN,
+    MX,
+    NOERROR,
+    NOTIMP,
+    NS,
+    NSEC,
+    NSEC3,
+    NSEC3PARAM,
+    NXDOMAIN,
+    OPT,
+    QR,
+    RA,
+    RD,
+    REFUSED,
+    ROOT,
+    RRSIG,
+    SERVFAIL,
+    SOA,
+    SRV,
+    TXT,
+    Z,
+    Name,
+    Writer,
+    name,
+    read_name,
+)
 
 # ---------------------------------------------------------------------------------------------------
-# Names and messages
-
-
-class Name(tuple):
-    """A name: its labels."""
-
-    def wire(self):
-        """Uncompressed bytes."""
-        return b"".join(bytes([len(label)]) + label for label in self) + b"\0"
-
-    def lower(self):
-        """As it is compared (RFC 4343)."""
-        return Name(label.lower() for label in self)
-
-    def below(self, *labels):
-        """A name with further labels in front."""
-        return Name(labels + tuple(self))
-
-    def __str__(self):
-        """For people: RFC 1035 section 5.1."""
-        plain = lambda byte: chr(byte) if 0x21 <= byte <= 0x7E and byte not in b'."\\' else f"\\{byte:03}"
-        return "".join("".join(map(plain, label)) + "." for label in self) or "."
-
-
-ROOT = Name()
-
-
-def name(text):
-    """A name without escapes."""
-    return Name(label.encode() for label in text.split(".") if label)
-
-
-def read_name(message, at):
-    """The name at a place, and where it ends."""
-    labels, end, jumps = [], None, 0
-    while True:
-        if at >= len(message):
-            raise Malformed("a name is cut short")
-        length = message[at]
-        if length >= 0xC0:
-            if at + 1 >= len(message) or jumps > 127:
-                raise Malformed("a bad pointer")
-            end = end or at + 2
-            at, jumps = (length & 0x3F) << 8 | message[at + 1], jumps + 1
-        elif length > 63:
-            raise Malformed("a label of an unknown kind")
-        elif length == 0:
-            return Name(labels), end or at + 1
-        else:
-            labels.append(bytes(message[at + 1 : at + 1 + length]))
-            at += 1 + length
-
-
-@dataclass(frozen=True)
-class Record:
-    """A record as it is compared: names in the data of well-known types are expanded."""
-
-    owner: Name
-    rtype: int
-    rclass: int
-    ttl: int
-    rdata: bytes
-
-    def folded(self):
-        """Without the TTL and letter case: what two resolvers can agree on."""
-        return self.owner.lower().wire(), self.rtype, self.rclass, fold_rdata(self.rtype, self.rdata)
-
-    def exact(self):
-        """Without the TTL."""
-        return self.owner.wire(), self.rtype, self.rclass, self.rdata
-
-    def __str__(self):
-        return f"{self.owner} {self.ttl} CLASS{self.rclass} TYPE{self.rtype} {self.rdata.hex() or '-'}"
-
-
-def name_place(rtype, rdata, at=0):
-    """Where names begin in record data, and how many they are."""
-    if rtype == NAPTR:
-        place = at + 4
-        for _ in range(3):
-            if place >= len(rdata):
-                return None
-            place += 1 + rdata[place]
-        return place, 1
-    before, count = RFC3597_NAMES.get(rtype, (0, 0))
-    return (at + before, count) if count else None
-
-
-def expand(message, rtype, start, end):
-    """Record data with its names written out; as it stands where it does not have its type's shape."""
-    raw = bytes(message[start:end])
-    place = name_place(rtype, message[:end], start)
-    if place is None:
-        return raw
-    at, count = place
-    out = bytes(message[start:at])
-    try:
-        for _ in range(count):
-            found, at = read_name(message, at)
-            out += found.wire()
-    except Malformed:
-        return raw
-    return out + bytes(message[at:end]) if at <= end else raw
-
-
-def fold_rdata(rtype, rdata):
-    """Expanded record data with the names in lower case."""
-    place = name_place(rtype, rdata)
-    if place is None:
-        return rdata
-    at, count = place
-    out = rdata[:at]
-    try:
-        for _ in range(count):
-            found, at = read_name(rdata, at)
-            out += found.lower().wire()
-    except Malformed:
-        return rdata
-    return out + rdata[at:]
-
-
-class Message:
-    """A message that was received."""
-
-    def __init__(self, wire):
-        self.wire = wire
-        if len(wire) < HEADER_LEN:
-            raise Malformed("shorter than a header")
-        self.id, self.flags, questions, *counts = struct.unpack_from("!6H", wire)
-        at, self.questions = HEADER_LEN, []
-        for _ in range(questions):
-            asked, at = read_name(wire, at)
-            self.questions.append((asked, *unpack("!2H", wire, at)))
-            at += 4
-        self.sections, self.opt, opts = [], None, 0
-        for count in counts:
-            records = []
-            for _ in range(count):
-                owner, at = read_name(wire, at)
-                rtype, rclass, ttl, length = unpack("!2HIH", wire, at)
-                start, at = at + 10, at + 10 + length
-                if at > len(wire):
-                    raise Malformed("record data is cut short")
-                if rtype == OPT:
-                    self.opt = Opt(rclass, ttl, wire[start:at])
-                    opts += 1
-                else:
-                    records.append(Record(owner, rtype, rclass, ttl, expand(wire, rtype, start, at)))
-            self.sections.append(records)
-        self.trailing = wire[at:]
-        if opts > 1:
-            raise Malformed("two OPT records")
-
-    @property
-    def rcode(self):
-        """All 12 bits."""
-        return self.flags & 15 | (self.opt.ttl >> 24 << 4 if self.opt else 0)
-
-    @property
-    def edes(self):
-        """Extended DNS Errors: code and text."""
-        options = self.opt.options if self.opt else []
-        decode = lambda data: (struct.unpack_from("!H", data)[0], data[2:].rstrip(b"\0"))
-        return [decode(data) for code, data in options if code == EDE and len(data) >= 2]
-
-
-class Opt:
-    """An OPT record."""
-
-    def __init__(self, payload, ttl, rdata):
-        self.payload, self.ttl, self.options = payload, ttl, []
-        at = 0
-        while at < len(rdata):
-            code, length = unpack("!2H", rdata, at)
-            self.options.append((code, rdata[at + 4 : at + 4 + length]))
-            at += 4 + length
-
-    @property
-    def dnssec_ok(self):
-        """DO."""
-        return bool(self.ttl & 0x8000)
-
-
-def unpack(form, data, at):
-    """As struct's, and malformed instead of its error."""
-    try:
-        return struct.unpack_from(form, data, at)
-    except struct.error:
-        raise Malformed("cut short") from None
-
-
-class Writer:
-    """A message that is being written, with as much compression as wanted."""
-
-    def __init__(self, compress):
-        self.wire = bytearray(HEADER_LEN)
-        # Names of the question are found in any spelling, as servers do; others are kept apart.
-        self.of_question, self.exact = {}, {}
-        self.compress = compress
-
-    def name(self, wanted, may_compress=True, is_question=False):
-        """Writes a name."""
-        for index in range(len(wanted)):
-            rest = Name(wanted[index:])
-            at = self.exact.get(rest, self.of_question.get(rest.lower()))
-            if at is not None and may_compress and self.compress != "none" and not is_question:
-                self.wire += struct.pack("!H", 0xC000 | at)
-                return
-            if len(self.wire) < 0x4000:
-                table, key = (self.of_question, rest.lower()) if is_question else (self.exact, rest)
-                table.setdefault(key, len(self.wire))
-            self.wire += bytes([len(rest[0])]) + rest[0]
-        self.wire += b"\0"
-
-    def record(self, owner, rtype, rclass, ttl, parts):
-        """Writes a record; `parts` of its data are bytes and names."""
-        self.name(owner)
-        self.wire += struct.pack("!2HIH", rtype, rclass, ttl & 0xFFFF_FFFF, 0)
-        start = len(self.wire)
-        known = {"full": RFC1035_NAMES, "old": {**RFC3597_NAMES, NAPTR: ()}}.get(self.compress, {})
-        for part in parts:
-            if isinstance(part, Name):
-                if rtype in known:
-                    self.name(part)
-                else:
-                    self.wire += part.wire()
-            else:
-                self.wire += part
-        struct.pack_into("!H", self.wire, start - 2, len(self.wire) - start)
+# Cases
 
 
 @dataclass
@@ -352,16 +136,6 @@ class Case:
         return self.mangle(wire) if self.mangle else wire
 
 
-def query_wire(owner, rtype, ident=0, flags=RD, edns=None):
-    """A query; `edns` is None, or the payload size and DO."""
-    wire = struct.pack("!6H", ident, flags, 1, 0, 0, int(edns is not None))
-    wire += owner.wire() + struct.pack("!2H", rtype, IN)
-    if edns is not None:
-        payload, dnssec_ok = edns
-        wire += b"\0" + struct.pack("!2HIH", OPT, payload, 0x8000 if dnssec_ok else 0, 0)
-    return wire
-
-
 # ---------------------------------------------------------------------------------------------------
 # Record data
 
@@ -404,16 +178,34 @@ class Data:
     def text(self):
         """A character string of letters."""
         count = self.random.randint(0, 40)
-        return string(bytes(self.random.choice(b"abcdefghijklmnopqrstuvwxyz0123456789-") for _ in range(count)))
+        return string(
+            bytes(self.random.choice(b"abcdefghijklmnopqrstuvwxyz0123456789-") for _ in range(count))
+        )
 
     def signature(self, zone, covered):
         """Data of an RRSIG."""
-        return [struct.pack("!HBBIIIH", covered, 13, 2, 300, 1_900_000_000, 1_700_000_000,
-                            self.random.randrange(65536)), zone, self.bytes(64)]  # fmt: skip
+        return [
+            struct.pack(
+                "!HBBIIIH",
+                covered,
+                13,
+                2,
+                300,
+                1_900_000_000,
+                1_700_000_000,
+                self.random.randrange(65536),
+            ),
+            zone,
+            self.bytes(64),
+        ]
 
     def soa(self, zone, minimum=300):
         """Data of an SOA."""
-        return [zone.below(b"ns1"), zone.below(b"hostmaster"), struct.pack("!5I", 2024, 7200, 3600, 1_209_600, minimum)]
+        return [
+            zone.below(b"ns1"),
+            zone.below(b"hostmaster"),
+            struct.pack("!5I", 2024, 7200, 3600, 1_209_600, minimum),
+        ]
 
     def of(self, rtype, zone):
         """Valid data of a type."""
@@ -433,46 +225,108 @@ class Data:
         keyed = lambda zone: some(2) + bytes([self.random.choice([5, 8, 13, 15])]) + some(20, 80)
         digest = lambda zone: number() + bytes([13, 2]) + some(32)
         texts = lambda zone: b"".join(text() for _ in range(self.random.randint(1, 6)))
-        svcb = lambda zone: [struct.pack("!H", self.random.randint(1, 9)), host(zone),
-                             struct.pack("!2H", 1, 6) + string(b"h2") + string(b"h3"),
-                             struct.pack("!2H", 3, 2) + number(), struct.pack("!2H", 4, 4) + self.ipv4()]  # fmt: skip
-        gateways = lambda zone: self.random.choice([
-            [b"\x0a\x00\x02", some(16)], [b"\x0a\x01\x02", self.ipv4(), some(16)],
-            [b"\x0a\x02\x02", self.ipv6(), some(16)], [b"\x0a\x03\x02", host(zone), some(16)]])  # fmt: skip
-        relays = lambda zone: self.random.choice([
-            [b"\x0a\x00"], [b"\x0a\x01", self.ipv4()], [b"\x0a\x82", self.ipv6()], [b"\x0a\x03", host(zone)]])  # fmt: skip
+        svcb = lambda zone: [
+            struct.pack("!H", self.random.randint(1, 9)),
+            host(zone),
+            struct.pack("!2H", 1, 6) + string(b"h2") + string(b"h3"),
+            struct.pack("!2H", 3, 2) + number(),
+            struct.pack("!2H", 4, 4) + self.ipv4(),
+        ]
+        gateways = lambda zone: self.random.choice(
+            [
+                [b"\x0a\x00\x02", some(16)],
+                [b"\x0a\x01\x02", self.ipv4(), some(16)],
+                [b"\x0a\x02\x02", self.ipv6(), some(16)],
+                [b"\x0a\x03\x02", host(zone), some(16)],
+            ]
+        )
+        relays = lambda zone: self.random.choice(
+            [
+                [b"\x0a\x00"],
+                [b"\x0a\x01", self.ipv4()],
+                [b"\x0a\x82", self.ipv6()],
+                [b"\x0a\x03", host(zone)],
+            ]
+        )
         return {
-            1: lambda zone: self.ipv4(), 2: one_name, 3: one_name, 4: one_name,
-            6: self.soa, 7: one_name, 8: one_name, 9: one_name, 10: lambda zone: some(1, 90),
-            11: lambda zone: self.ipv4() + b"\x06" + some(1, 9), 12: one_name, 13: lambda zone: text() + text(),
-            14: lambda zone: [host(zone), host(zone)], 15: preferred, 16: texts,
-            17: lambda zone: [host(zone), host(zone)], 18: preferred, 19: lambda zone: string(b"311061700956"),
-            20: lambda zone: string(b"150862028003217") + string(b"004"), 21: preferred,
-            22: lambda zone: some(20), 23: one_name, 25: lambda zone: some(4, 60),
+            1: lambda zone: self.ipv4(),
+            2: one_name,
+            3: one_name,
+            4: one_name,
+            6: self.soa,
+            7: one_name,
+            8: one_name,
+            9: one_name,
+            10: lambda zone: some(1, 90),
+            11: lambda zone: self.ipv4() + b"\x06" + some(1, 9),
+            12: one_name,
+            13: lambda zone: text() + text(),
+            14: lambda zone: [host(zone), host(zone)],
+            15: preferred,
+            16: texts,
+            17: lambda zone: [host(zone), host(zone)],
+            18: preferred,
+            19: lambda zone: string(b"311061700956"),
+            20: lambda zone: string(b"150862028003217") + string(b"004"),
+            21: preferred,
+            22: lambda zone: some(20),
+            23: one_name,
+            25: lambda zone: some(4, 60),
             26: lambda zone: [number(), host(zone), host(zone)],
             27: lambda zone: string(b"-32.6882") + string(b"116.8652") + string(b"10.0"),
-            28: lambda zone: self.ipv6(), 29: lambda zone: b"\x00\x12\x16\x13" + some(12), 31: lambda zone: some(1, 30),
-            32: lambda zone: some(1, 30), 33: lambda zone: [some(6), host(zone)],
+            28: lambda zone: self.ipv6(),
+            29: lambda zone: b"\x00\x12\x16\x13" + some(12),
+            31: lambda zone: some(1, 30),
+            32: lambda zone: some(1, 30),
+            33: lambda zone: [some(6), host(zone)],
             34: lambda zone: b"\x01" + string(b"")[:0] + b"61200000000",
-            35: lambda zone: [number() + number() + string(b"u") + string(b"E2U+sip") + string(b"!^.*$!sip:a@b!"), host(zone)],
-            36: preferred, 37: lambda zone: number() + number() + b"\x08" + some(10, 90),
-            39: one_name, 40: lambda zone: some(3, 30),
-            42: lambda zone: b"\x00\x01\x18\x03\xc0\x00\x02" + b"\x00\x02\x20\x84\x20\x01\x0d\xb8", 43: digest,
-            44: lambda zone: b"\x04\x02" + some(32), 45: gateways,
-            46: lambda zone: self.signature(zone, A), 47: lambda zone: [host(zone), bitmap(1, 16, 46, 47)],
-            48: lambda zone: b"\x01\x01\x03\x0d" + some(64), 49: lambda zone: some(35),
+            35: lambda zone: [
+                number() + number() + string(b"u") + string(b"E2U+sip") + string(b"!^.*$!sip:a@b!"),
+                host(zone),
+            ],
+            36: preferred,
+            37: lambda zone: number() + number() + b"\x08" + some(10, 90),
+            39: one_name,
+            40: lambda zone: some(3, 30),
+            42: lambda zone: b"\x00\x01\x18\x03\xc0\x00\x02" + b"\x00\x02\x20\x84\x20\x01\x0d\xb8",
+            43: digest,
+            44: lambda zone: b"\x04\x02" + some(32),
+            45: gateways,
+            46: lambda zone: self.signature(zone, A),
+            47: lambda zone: [host(zone), bitmap(1, 16, 46, 47)],
+            48: lambda zone: b"\x01\x01\x03\x0d" + some(64),
+            49: lambda zone: some(35),
             50: lambda zone: b"\x01\x00\x00\x05\x04" + some(4) + b"\x14" + some(20) + bitmap(1, 46),
-            51: lambda zone: b"\x01\x00\x00\x05\x04" + some(4), 52: lambda zone: b"\x03\x01\x01" + some(32),
+            51: lambda zone: b"\x01\x00\x00\x05\x04" + some(4),
+            52: lambda zone: b"\x03\x01\x01" + some(32),
             53: lambda zone: b"\x03\x01\x01" + some(32),
             55: lambda zone: [b"\x10\x02\x00\x20" + some(16) + some(32), host(zone)],
-            56: texts, 57: keyed, 58: lambda zone: [host(zone), host(zone)], 59: digest,
-            60: lambda zone: b"\x01\x01\x03\x0d" + some(64), 61: lambda zone: some(100, 400),
-            62: lambda zone: struct.pack("!IH", 66, 3) + bitmap(1, 2, 28), 63: lambda zone: some(4) + b"\x01\x01" + some(48),
-            64: svcb, 65: svcb, 99: texts, 104: lambda zone: number() + some(8), 105: lambda zone: number() + some(4),
-            106: lambda zone: number() + some(8), 107: preferred, 108: lambda zone: some(6), 109: lambda zone: some(8),
-            256: lambda zone: number() + number() + b"https://example.com/" + some(0, 9), 257: lambda zone: b"\x80\x05issueletsencrypt.org",
-            258: texts, 259: lambda zone: some(20), 260: relays, 261: texts, 32768: digest, 32769: digest,
-        }  # fmt: skip
+            56: texts,
+            57: keyed,
+            58: lambda zone: [host(zone), host(zone)],
+            59: digest,
+            60: lambda zone: b"\x01\x01\x03\x0d" + some(64),
+            61: lambda zone: some(100, 400),
+            62: lambda zone: struct.pack("!IH", 66, 3) + bitmap(1, 2, 28),
+            63: lambda zone: some(4) + b"\x01\x01" + some(48),
+            64: svcb,
+            65: svcb,
+            99: texts,
+            104: lambda zone: number() + some(8),
+            105: lambda zone: number() + some(4),
+            106: lambda zone: number() + some(8),
+            107: preferred,
+            108: lambda zone: some(6),
+            109: lambda zone: some(8),
+            256: lambda zone: number() + number() + b"https://example.com/" + some(0, 9),
+            257: lambda zone: b"\x80\x05issueletsencrypt.org",
+            258: texts,
+            259: lambda zone: some(20),
+            260: relays,
+            261: texts,
+            32768: digest,
+            32769: digest,
+        }
 
 
 # Record data that parsers stumble over, by type: all of it is what a server may send, or has sent.
@@ -486,7 +340,10 @@ def odd_data(data, zone):
         one + target + param(1, string(b"h2")) + param(1, string(b"h3")),  # twice
         one + target + param(0, b"\x00\x00"),  # mandatory: mandatory
         one + target + param(0, b""),  # mandatory: nothing
-        one + target + param(0, b"\x00\x04\x00\x01") + param(1, string(b"h2")),  # not there, and out of order
+        one
+        + target
+        + param(0, b"\x00\x04\x00\x01")
+        + param(1, string(b"h2")),  # not there, and out of order
         one + target + param(65280, b"\xc0\x0c\x00"),  # private use, like a pointer
         one + target + param(65535, b""),  # the invalid key
         one + target + param(3, b"\x01"),  # a port of one byte
@@ -501,15 +358,37 @@ def odd_data(data, zone):
         one + target + b"\x00",  # half a parameter
     ]
     caa = [
-        b"\x00\x05issue", b"\x00\x05issue;", b"\xff\x05issue;", b"\x01\x05issueca.example",
-        b"\x00\x00", b"\x80\x00value", b"\x00\x03tbs\x00\xff", b"\x00\x05is-ue;", b"\x00\x06is\x00ue.x",
-        b"\x00\xff" + b"a" * 255, b"\x00\x05iodefnot a url", b"\x00\x05ISSUECA.example", b"\x00\x05issue%%%=;=;",
-    ]  # fmt: skip
+        b"\x00\x05issue",
+        b"\x00\x05issue;",
+        b"\xff\x05issue;",
+        b"\x01\x05issueca.example",
+        b"\x00\x00",
+        b"\x80\x00value",
+        b"\x00\x03tbs\x00\xff",
+        b"\x00\x05is-ue;",
+        b"\x00\x06is\x00ue.x",
+        b"\x00\xff" + b"a" * 255,
+        b"\x00\x05iodefnot a url",
+        b"\x00\x05ISSUECA.example",
+        b"\x00\x05issue%%%=;=;",
+    ]
     pointers = [
-        b"\xc0\x0c", b"\xc0\x0c\xc0\x0c", b"\x01a\xc0\x0c", b"\x07example\x03com\x00", b"\xc0", b"\xff\xff",
-        b"\x3f", b"\x00" * 40, b"\x00\x0a\xc0\x0c", zone.wire() + b"\xc0\x0c", data.bytes(200),
-    ]  # fmt: skip
-    unknown = [data.random.choice([65280, 65281, 65534, 54, 110, 1234, 4711, 262, 32770, 60000]) for _ in pointers]
+        b"\xc0\x0c",
+        b"\xc0\x0c\xc0\x0c",
+        b"\x01a\xc0\x0c",
+        b"\x07example\x03com\x00",
+        b"\xc0",
+        b"\xff\xff",
+        b"\x3f",
+        b"\x00" * 40,
+        b"\x00\x0a\xc0\x0c",
+        zone.wire() + b"\xc0\x0c",
+        data.bytes(200),
+    ]
+    unknown = [
+        data.random.choice([65280, 65281, 65534, 54, 110, 1234, 4711, 262, 32770, 60000])
+        for _ in pointers
+    ]
     for rdata in svcb:
         yield data.random.choice([64, 65]), [rdata]
     yield 65, svcb[:6]
@@ -603,8 +482,22 @@ class Zones:
         for rtype in (A, NS, SOA, TXT, DNSKEY, 65280):
             records = self.rrset(ROOT, rtype) if rtype != 65280 else [RR(ROOT, rtype, [b"\xc0\x0c"])]
             self.add("names", ROOT, rtype, answer=records)
-        makers = [self.types, self.odd, self.spellings, self.aliases, self.sections, self.negatives, self.flagged,
-                  self.signed, self.options, self.ttls, self.sizes, self.classes, self.misshapen, self.naughty]  # fmt: skip
+        makers = [
+            self.types,
+            self.odd,
+            self.spellings,
+            self.aliases,
+            self.sections,
+            self.negatives,
+            self.flagged,
+            self.signed,
+            self.options,
+            self.ttls,
+            self.sizes,
+            self.classes,
+            self.misshapen,
+            self.naughty,
+        ]
         for number in range(count):
             # Every zone has a name of its own, some of them right below the root.
             depth = self.random.choice([1, 2, 2, 2, 3])
@@ -624,8 +517,12 @@ class Zones:
         case = Case(category, owner, rtype, **fields)
         self.cases.append(case)
         chain = case.answer
-        while rtype != CNAME and any(record.rtype == CNAME and record.owner == owner for record in chain):
-            at = next(at for at, record in enumerate(chain) if record.rtype == CNAME and record.owner == owner)
+        while rtype != CNAME and any(
+            record.rtype == CNAME and record.owner == owner for record in chain
+        ):
+            at = next(
+                at for at, record in enumerate(chain) if record.rtype == CNAME and record.owner == owner
+            )
             owner, chain = chain[at].parts[0], chain[at + 1 :]
             if owner != case.owner:
                 rest = {**fields, "answer": chain, "compress": "none"}
@@ -686,10 +583,27 @@ class Zones:
             long.append(b"e" * (room - 1))
         number = f"n{self.serial}".encode()
         odd_labels = [
-            (b"a.b",), (b"\x00",), (b"\x00\x01\xff",), (b"\xff" * 63,), (b"x" * 63,), (b"*",), (b"*", b"a"), (b"a", b"*"),
-            (b" ",), (b"\\",), (b'"',), (b"@",), (b"_sip", b"_tcp"), (b"xn--bcher-kva",), ("bücher".encode(),), (b"-",), (b"(;)",),
-            (b"a",) * 40, (b"\xc0\x0c",), (b"127",),
-        ]  # fmt: skip
+            (b"a.b",),
+            (b"\x00",),
+            (b"\x00\x01\xff",),
+            (b"\xff" * 63,),
+            (b"x" * 63,),
+            (b"*",),
+            (b"*", b"a"),
+            (b"a", b"*"),
+            (b" ",),
+            (b"\\",),
+            (b'"',),
+            (b"@",),
+            (b"_sip", b"_tcp"),
+            (b"xn--bcher-kva",),
+            ("bücher".encode(),),
+            (b"-",),
+            (b"(;)",),
+            (b"a",) * 40,
+            (b"\xc0\x0c",),
+            (b"127",),
+        ]
         for labels in odd_labels:
             owner = self.owner(*labels)
             rtype = self.random.choice([A, AAAA, TXT, MX, NS, 65])
@@ -702,8 +616,13 @@ class Zones:
             owner = self.owner()
             shout = Name(label.upper() for label in self.zone.below(b"MiXed", number))
             parts = {NS: [shout], MX: [b"\0\1", shout], SRV: [b"\0" * 6, shout], 12: [shout]}[rtype]
-            self.add("names", owner, rtype, answer=[RR(owner, rtype, parts)],
-                     additional=[RR(shout, A, [self.data.ipv4()])])  # fmt: skip
+            self.add(
+                "names",
+                owner,
+                rtype,
+                answer=[RR(owner, rtype, parts)],
+                additional=[RR(shout, A, [self.data.ipv4()])],
+            )
         # Names at the zone's top, which may be right below the root.
         for rtype in (A, NS, SOA, MX):
             self.add("names", self.zone, rtype, answer=self.rrset(self.zone, rtype))
@@ -713,16 +632,26 @@ class Zones:
         for length in [1, 1, 2, 2, 3, 4, 6, 8, 10]:
             rtype = self.random.choice([A, AAAA, TXT, MX, 65, 65280])
             names = [self.owner() for _ in range(length + 1)]
-            chain = [RR(one, CNAME, [two], self.random.randint(30, 900)) for one, two in zip(names, names[1:])]
+            chain = [
+                RR(one, CNAME, [two], self.random.randint(30, 900)) for one, two in zip(names, names[1:])
+            ]
             # The end exists, has no such type, or does not exist.
             end = self.random.choice(["data", "data", "nodata", "nxdomain"])
             if end == "data" and rtype != 65280:
                 self.add("aliases", names[0], rtype, answer=chain + self.rrset(names[-1], rtype))
             elif end == "data":
-                self.add("aliases", names[0], rtype, answer=[*chain, RR(names[-1], rtype, [b"\xc0\x0c"])])
+                self.add(
+                    "aliases", names[0], rtype, answer=[*chain, RR(names[-1], rtype, [b"\xc0\x0c"])]
+                )
             else:
-                self.add("aliases", names[0], rtype, answer=chain, authority=[self.soa()],
-                         rcode=NXDOMAIN if end == "nxdomain" else NOERROR)  # fmt: skip
+                self.add(
+                    "aliases",
+                    names[0],
+                    rtype,
+                    answer=chain,
+                    authority=[self.soa()],
+                    rcode=NXDOMAIN if end == "nxdomain" else NOERROR,
+                )
         for rtype in (CNAME, A, 65):
             owner, target = self.owner(), self.owner()
             self.add("aliases", owner, rtype, answer=[RR(owner, CNAME, [target])])
@@ -732,12 +661,21 @@ class Zones:
         for rtype in (A, TXT):
             top, other = self.owner(), self.owner()
             owner, target = top.below(b"www"), other.below(b"www")
-            self.add("aliases", owner, rtype, answer=[
-                RR(top, DNAME, [other]), RR(owner, CNAME, [target]), *self.rrset(target, rtype)])  # fmt: skip
+            self.add(
+                "aliases",
+                owner,
+                rtype,
+                answer=[RR(top, DNAME, [other]), RR(owner, CNAME, [target]), *self.rrset(target, rtype)],
+            )
         top, other = self.owner(), self.owner()
-        self.add("aliases", top.below(b"gone"), A, answer=[
-            RR(top, DNAME, [other]), RR(top.below(b"gone"), CNAME, [other.below(b"gone")])],
-            authority=[self.soa()], rcode=NXDOMAIN)  # fmt: skip
+        self.add(
+            "aliases",
+            top.below(b"gone"),
+            A,
+            answer=[RR(top, DNAME, [other]), RR(top.below(b"gone"), CNAME, [other.below(b"gone")])],
+            authority=[self.soa()],
+            rcode=NXDOMAIN,
+        )
 
     def sections(self):
         """Authority and additional sections beside an answer."""
@@ -745,22 +683,42 @@ class Zones:
             owner, hosts = self.owner(), [self.owner() for _ in range(self.random.randint(1, 4))]
             front = {MX: [b"\0\x0a"], SRV: [b"\0\1\0\1\0\x35"], NS: [], 65: [b"\0\1"]}[rtype]
             answer = [RR(owner, rtype, [*front, host]) for host in hosts]
-            glue = [RR(host, kind, self.data.of(kind, self.zone)) for host in hosts for kind in (A, AAAA)]
+            glue = [
+                RR(host, kind, self.data.of(kind, self.zone)) for host in hosts for kind in (A, AAAA)
+            ]
             self.add("sections", owner, rtype, answer=answer, additional=glue)
         for rtype in (A, TXT, AAAA, 257):
             owner, servers = self.owner(), [self.owner() for _ in range(self.random.randint(1, 4))]
-            self.add("sections", owner, rtype, answer=self.rrset(owner, rtype),
-                     authority=[RR(self.zone, NS, [server]) for server in servers],
-                     additional=[RR(server, A, [self.data.ipv4()]) for server in servers])  # fmt: skip
+            self.add(
+                "sections",
+                owner,
+                rtype,
+                answer=self.rrset(owner, rtype),
+                authority=[RR(self.zone, NS, [server]) for server in servers],
+                additional=[RR(server, A, [self.data.ipv4()]) for server in servers],
+            )
         # A referral, which a resolver should not give, and some do.
         for glue in (True, False):
             cut, server = self.owner(), self.owner()
-            self.add("referrals", cut.below(b"www"), A, authority=[RR(cut, NS, [server])],
-                     additional=[RR(server, A, [self.data.ipv4()])] if glue else [])  # fmt: skip
+            self.add(
+                "referrals",
+                cut.below(b"www"),
+                A,
+                authority=[RR(cut, NS, [server])],
+                additional=[RR(server, A, [self.data.ipv4()])] if glue else [],
+            )
         # What has nothing to do with the question.
         owner = self.owner()
-        self.add("sections", owner, A, answer=self.rrset(owner, A), additional=[
-            RR(self.owner(), TXT, [string(b"unasked")]), RR(self.owner(), 65280, [b"\xc0\x0c"])])  # fmt: skip
+        self.add(
+            "sections",
+            owner,
+            A,
+            answer=self.rrset(owner, A),
+            additional=[
+                RR(self.owner(), TXT, [string(b"unasked")]),
+                RR(self.owner(), 65280, [b"\xc0\x0c"]),
+            ],
+        )
         owner = self.owner()
         self.add("sections", owner, A, answer=[*self.rrset(owner, A), *self.rrset(self.owner(), A)])
         owner = self.owner()
@@ -768,7 +726,10 @@ class Zones:
         for _ in range(2):
             owner = self.owner()
             kinds = self.random.sample([A, AAAA, TXT, MX, 257, 65, 65280], 4)
-            mixed = [RR(owner, kind, self.data.of(kind, self.zone) if kind != 65280 else [b"\xc0\x0c"]) for kind in kinds]
+            mixed = [
+                RR(owner, kind, self.data.of(kind, self.zone) if kind != 65280 else [b"\xc0\x0c"])
+                for kind in kinds
+            ]
             self.add("sections", owner, ANY, answer=mixed)
         owner = self.owner()
         twice = self.rrset(owner, A, 1)
@@ -778,16 +739,52 @@ class Zones:
         """What is not there."""
         for rcode in (NOERROR, NXDOMAIN):
             for rtype in (A, TXT, 65, 65280):
-                self.add("negative", self.owner(), rtype, rcode=rcode,
-                         authority=[self.soa(self.random.choice([0, 5, 300, 90_000]), self.random.choice([0, 60, 3600]))])  # fmt: skip
+                self.add(
+                    "negative",
+                    self.owner(),
+                    rtype,
+                    rcode=rcode,
+                    authority=[
+                        self.soa(
+                            self.random.choice([0, 5, 300, 90_000]), self.random.choice([0, 60, 3600])
+                        )
+                    ],
+                )
             self.add("negative", self.owner(), A, rcode=rcode)
-            self.add("negative", self.owner(), A, rcode=rcode, authority=[self.soa(), RR(self.zone, NS, [self.owner()])])
+            self.add(
+                "negative",
+                self.owner(),
+                A,
+                rcode=rcode,
+                authority=[self.soa(), RR(self.zone, NS, [self.owner()])],
+            )
             soa, denial = self.soa(), RR(self.owner(), NSEC, [self.owner(), bitmap(16, 46, 47)], 300)
-            self.add("negative", self.owner(), A, rcode=rcode, authority=[soa], secure=True,
-                     signed=((), (self.signature([soa]), denial, self.signature([denial])), ()))  # fmt: skip
-            hashed = [RR(self.owner(b"0p9mhaveqvm6t7vbl5lop2u3t2rp3tom"), NSEC3, self.data.of(NSEC3, self.zone)) for _ in "ab"]
-            self.add("negative", self.owner(), A, rcode=rcode, authority=[soa], secure=True,
-                     signed=((), (self.signature([soa]), *hashed), ()))  # fmt: skip
+            self.add(
+                "negative",
+                self.owner(),
+                A,
+                rcode=rcode,
+                authority=[soa],
+                secure=True,
+                signed=((), (self.signature([soa]), denial, self.signature([denial])), ()),
+            )
+            hashed = [
+                RR(
+                    self.owner(b"0p9mhaveqvm6t7vbl5lop2u3t2rp3tom"),
+                    NSEC3,
+                    self.data.of(NSEC3, self.zone),
+                )
+                for _ in "ab"
+            ]
+            self.add(
+                "negative",
+                self.owner(),
+                A,
+                rcode=rcode,
+                authority=[soa],
+                secure=True,
+                signed=((), (self.signature([soa]), *hashed), ()),
+            )
 
     def flagged(self):
         """The bits of the header."""
@@ -805,7 +802,14 @@ class Zones:
         for rtype in (A, TXT, MX, 65, 52, 65280, SOA):
             owner = self.owner()
             records = self.rrset(owner, rtype) if rtype != 65280 else [RR(owner, rtype, [b"\xc0\x0c"])]
-            self.add("signed", owner, rtype, answer=records, secure=True, signed=((self.signature(records),), (), ()))
+            self.add(
+                "signed",
+                owner,
+                rtype,
+                answer=records,
+                secure=True,
+                signed=((self.signature(records),), (), ()),
+            )
         for rtype in (RRSIG, NSEC, NSEC3, NSEC3PARAM, DNSKEY, DS, 59, 60):
             owner = self.owner()
             records = self.rrset(owner, rtype)
@@ -813,13 +817,27 @@ class Zones:
             self.add("signed", owner, rtype, answer=records, secure=True, signed=(more, (), ()))
         owner, target = self.owner(), self.owner()
         chain, end = [RR(owner, CNAME, [target])], self.rrset(target, A)
-        self.add("signed", owner, A, answer=chain + end, secure=True,
-                 signed=((self.signature(chain), self.signature(end)), (), ()))  # fmt: skip
+        self.add(
+            "signed",
+            owner,
+            A,
+            answer=chain + end,
+            secure=True,
+            signed=((self.signature(chain), self.signature(end)), (), ()),
+        )
         owner, server = self.owner(), self.owner()
         records, servers = self.rrset(owner, A), [RR(self.zone, NS, [server])]
         glue = [RR(server, A, [self.data.ipv4()])]
-        self.add("signed", owner, A, answer=records, authority=servers, additional=glue, secure=True, signed=(
-            (self.signature(records),), (self.signature(servers),), (self.signature(glue),)))  # fmt: skip
+        self.add(
+            "signed",
+            owner,
+            A,
+            answer=records,
+            authority=servers,
+            additional=glue,
+            secure=True,
+            signed=((self.signature(records),), (self.signature(servers),), (self.signature(glue),)),
+        )
 
     def naughty(self):
         """An upstream that gives DNSSEC records to everybody."""
@@ -829,35 +847,78 @@ class Zones:
             self.add("unasked DNSSEC", owner, rtype, answer=[*records, self.signature(records)])
             owner, soa = self.owner(), self.soa()
             denial = RR(owner, NSEC, [self.owner(), bitmap(46, 47)])
-            self.add("unasked DNSSEC", owner, rtype, authority=[soa, self.signature([soa]), denial, self.signature([denial])])
+            self.add(
+                "unasked DNSSEC",
+                owner,
+                rtype,
+                authority=[soa, self.signature([soa]), denial, self.signature([denial])],
+            )
         owner = self.owner()
         hashed = RR(self.owner(), NSEC3, self.data.of(NSEC3, self.zone))
         self.add("unasked DNSSEC", owner, A, authority=[hashed, self.soa()], rcode=NXDOMAIN)
 
     def options(self):
         """What may stand in an OPT, and where."""
-        errors = [(3, b""), (4, b"forged"), (15, b"blocked"), (17, "gefiltert: ü".encode()), (22, b""), (49152, b"private"), (18, b"x" * 200)]
+        errors = [
+            (3, b""),
+            (4, b"forged"),
+            (15, b"blocked"),
+            (17, "gefiltert: ü".encode()),
+            (22, b""),
+            (49152, b"private"),
+            (18, b"x" * 200),
+        ]
         for ede in errors:
             owner = self.owner()
             self.add("EDE", owner, A, answer=self.rrset(owner, A), edes=[ede])
         for count in (2, 3):
             owner = self.owner()
-            self.add("EDE", owner, A, answer=self.rrset(owner, A), edes=self.random.sample(errors, count))
-        self.add("EDE", self.owner(), A, rcode=NXDOMAIN, authority=[self.soa()], edes=[(15, b"on a list")])
+            self.add(
+                "EDE", owner, A, answer=self.rrset(owner, A), edes=self.random.sample(errors, count)
+            )
+        self.add(
+            "EDE", self.owner(), A, rcode=NXDOMAIN, authority=[self.soa()], edes=[(15, b"on a list")]
+        )
         self.add("EDE", self.owner(), TXT, authority=[self.soa()], edes=[(29, b"")])
-        unknown = [[(65001, b"private")], [(12, bytes(200))], [(3, b"upstream")], [(65535, b"")], [(11, b"\0\x64")],
-                   [(8, b"\0\1\x18\x18\5\5\5")], [(10, b"c" * 8 + b"s" * 16)], [(65001, b"\xc0\x0c")] * 3]  # fmt: skip
+        unknown = [
+            [(65001, b"private")],
+            [(12, bytes(200))],
+            [(3, b"upstream")],
+            [(65535, b"")],
+            [(11, b"\0\x64")],
+            [(8, b"\0\1\x18\x18\5\5\5")],
+            [(10, b"c" * 8 + b"s" * 16)],
+            [(65001, b"\xc0\x0c")] * 3,
+        ]
         for extra in unknown:
             owner = self.owner()
             self.add("OPT", owner, A, answer=self.rrset(owner, A), options=extra)
         owner = self.owner()
-        self.add("OPT", owner, A, answer=self.rrset(owner, A), options=[(65001, b"x")], edes=[(15, b"behind none")])
+        self.add(
+            "OPT",
+            owner,
+            A,
+            answer=self.rrset(owner, A),
+            options=[(65001, b"x")],
+            edes=[(15, b"behind none")],
+        )
         for place in ("first", "middle", "last"):
             for compress in self.COMPRESSIONS[1:]:
                 owner, host = self.owner(), self.owner()
-                self.add("OPT", owner, MX, answer=[RR(owner, MX, [b"\0\1", host])], opt_place=place, compress=compress,
-                         additional=[RR(host, A, [self.data.ipv4()]), RR(host, AAAA, [self.data.ipv6()]),
-                                     RR(host, 65280, [b"\xc0\x0c"]), RR(self.zone, MX, [b"\0\1", host])])  # fmt: skip
+                self.add(
+                    "OPT",
+                    owner,
+                    MX,
+                    answer=[RR(owner, MX, [b"\0\1", host])],
+                    opt_place=place,
+                    compress=compress,
+                    additional=[
+                        RR(host, A, [self.data.ipv4()]),
+                        RR(host, AAAA, [self.data.ipv6()]),
+                        RR(host, 65280, [b"\xc0\x0c"]),
+                        RR(self.zone, MX, [b"\0\1", host]),
+                    ],
+                )
         for payload in (0, 512, 65_535):
             owner = self.owner()
             self.add("OPT", owner, A, answer=self.rrset(owner, A), payload=payload)
@@ -868,7 +929,18 @@ class Zones:
 
     def ttls(self):
         """TTLs from nothing to more than there are."""
-        for ttl in (0, 1, 59, 86_400, 86_401, 604_801, 0x7FFF_FFFF, 0x8000_0000, 0x8000_0001, 0xFFFF_FFFF):
+        for ttl in (
+            0,
+            1,
+            59,
+            86_400,
+            86_401,
+            604_801,
+            0x7FFF_FFFF,
+            0x8000_0000,
+            0x8000_0001,
+            0xFFFF_FFFF,
+        ):
             owner = self.owner()
             self.add("TTLs", owner, A, answer=self.rrset(owner, A, 2, ttl))
         for _ in range(3):
@@ -880,16 +952,46 @@ class Zones:
 
     def sizes(self):
         """Messages of all sizes."""
-        targets = [500, 512, 513, 1200, 1221, 1232, 1233, 1300, 4000, 4096, 4097, 16_000, 16_500, 40_000, MAX_MESSAGE_LEN]
+        targets = [
+            500,
+            512,
+            513,
+            1200,
+            1221,
+            1232,
+            1233,
+            1300,
+            4000,
+            4096,
+            4097,
+            16_000,
+            16_500,
+            40_000,
+            MAX_MESSAGE_LEN,
+        ]
         for target in self.random.sample(targets, 6):
             owner = self.owner()
             self.add("sizes", owner, TXT, compress="owner", answer=self.filled(owner, target, 250))
         owner = self.owner()
-        self.add("sizes", owner, A, compress="owner", answer=[RR(owner, A, [self.data.ipv4()]) for _ in range(self.random.choice([60, 900, 3000]))])
+        self.add(
+            "sizes",
+            owner,
+            A,
+            compress="owner",
+            answer=[
+                RR(owner, A, [self.data.ipv4()]) for _ in range(self.random.choice([60, 900, 3000]))
+            ],
+        )
         owner = self.owner()
         servers = [self.owner() for _ in range(self.random.choice([20, 200, 500]))]
-        self.add("sizes", owner, NS, compress="full", answer=[RR(owner, NS, [server]) for server in servers],
-                 additional=[RR(server, A, [self.data.ipv4()]) for server in servers])  # fmt: skip
+        self.add(
+            "sizes",
+            owner,
+            NS,
+            compress="full",
+            answer=[RR(owner, NS, [server]) for server in servers],
+            additional=[RR(server, A, [self.data.ipv4()]) for server in servers],
+        )
 
     def filled(self, owner, target, piece):
         """TXT records that make a message with OPT exactly so long."""
@@ -908,10 +1010,20 @@ class Zones:
         """Classes other than IN."""
         for rclass in (2, 3, 4, 254, 255, 0, 65_280):
             owner = self.owner()
-            self.add("classes", owner, A, answer=self.rrset(owner, A),
-                     additional=[RR(self.owner(), TXT, [string(b"odd")], 300, rclass)])  # fmt: skip
+            self.add(
+                "classes",
+                owner,
+                A,
+                answer=self.rrset(owner, A),
+                additional=[RR(self.owner(), TXT, [string(b"odd")], 300, rclass)],
+            )
         owner = self.owner()
-        self.add("classes", owner, TXT, answer=[RR(owner, TXT, [string(b"in")]), RR(owner, TXT, [string(b"ch")], 300, 3)])
+        self.add(
+            "classes",
+            owner,
+            TXT,
+            answer=[RR(owner, TXT, [string(b"in")]), RR(owner, TXT, [string(b"ch")], 300, 3)],
+        )
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -970,19 +1082,36 @@ def malformed_cases(zones):
         "cut short in the header": lambda wire: wire[:9],
         "more answers announced": patch(6, b"\0\x09"),
         "very many announced": patch(6, b"\xff\xff"),
-        "an owner that points at itself": lambda wire: owner_of_first(struct.pack("!H", 0xC000 | question_end(wire)))(wire),
+        "an owner that points at itself": lambda wire: owner_of_first(
+            struct.pack("!H", 0xC000 | question_end(wire))
+        )(wire),
         "an owner that points forward": owner_of_first(b"\xc0\xff"),
         "an owner that points into the header": owner_of_first(b"\xc0\x02"),
         "an owner with a label of an unknown kind": owner_of_first(b"\x80\x0c"),
         "two OPT records": lambda wire: patch(10, b"\0\2")(wire) + b"\0\0\x29\4\xd0" + bytes(6),
-        "record data that is longer than the message": lambda wire: patch(question_end(wire) + 10, b"\xff\xff")(wire),
+        "record data that is longer than the message": lambda wire: patch(
+            question_end(wire) + 10, b"\xff\xff"
+        )(wire),
     }
     for what, change in changes.items():
         owner = zones.owner()
-        zones.add(f"malformed: {what}", owner, A, compress="owner", mangle=change, is_malformed=True,
-                  answer=[RR(owner, A, [zones.data.ipv4()])])  # fmt: skip
+        zones.add(
+            f"malformed: {what}",
+            owner,
+            A,
+            compress="owner",
+            mangle=change,
+            is_malformed=True,
+            answer=[RR(owner, A, [zones.data.ipv4()])],
+        )
     # These can be read, and are.
     owner = zones.owner()
-    zones.add("trailing bytes", owner, A, compress="owner", mangle=lambda wire: wire + b"garbage",
-              answer=[RR(owner, A, [zones.data.ipv4()])])  # fmt: skip
+    zones.add(
+        "trailing bytes",
+        owner,
+        A,
+        compress="owner",
+        mangle=lambda wire: wire + b"garbage",
+        answer=[RR(owner, A, [zones.data.ipv4()])],
+    )
     return zones.cases[before:]

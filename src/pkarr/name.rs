@@ -106,7 +106,9 @@ impl Suffixes {
     pub fn is_surely_ordinary(&self, longest: usize, last: Option<&[u8]>) -> bool {
         let is_last = |suffix: &Name| {
             let of_suffix = suffix.iter().next_back();
-            of_suffix.zip(last).is_none_or(|(a, b)| a.eq_ignore_ascii_case(b))
+            of_suffix
+                .zip(last)
+                .is_none_or(|(a, b)| a.eq_ignore_ascii_case(b))
         };
         longest < Z32_LEN && !self.0.iter().any(is_last)
     }
