@@ -30,8 +30,8 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("resolve", &["pkarr", "wire", "endpoint", "panics"]),
     ("pkarr", &["wire"]),
     ("wire", &[]),
-    ("config", &["endpoint"]),
-    ("endpoint", &[]),
+    ("config", &["endpoint", "pkarr"]),
+    ("endpoint", &["pkarr"]),
     ("panics", &[]),
 ];
 

@@ -142,7 +142,7 @@ async fn answering(last: u8) -> Upstream {
 
 fn forwarding_to(servers: &[SocketAddr]) -> Config {
     let mut config = config();
-    config.upstream.servers = servers.to_vec();
+    config.upstream.servers = servers.iter().copied().map(Endpoint::plain).collect();
     config
 }
 

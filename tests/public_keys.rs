@@ -25,6 +25,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable;
 use mainline::MutableItem;
 use pkbridge::config::Config;
+use pkbridge::endpoint::Endpoint;
 use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey, Suffixes};
 use pkbridge::resolve::{
     Answer, AnswerCache, Asker, Ending, Failure, FetchPacket, Forward, HoldTimes, Names, Packets,
@@ -282,7 +283,7 @@ async fn an_alias_is_followed_in_the_packet_to_other_keys_and_to_upstream_names(
     .await;
     let upstream = Upstream::plain(120).await;
     let mut config = dht().await.config();
-    config.upstream.servers = vec![upstream.address];
+    config.upstream.servers = vec![Endpoint::plain(upstream.address)];
     let server = Running::start(config);
     let chain = async |sub: &str| {
         let reply = ask(server.address, &format!("{sub}.{key}"), RecordType::A).await;
@@ -582,7 +583,7 @@ async fn near_misses_and_search_lists_are_nxdomain_with_the_reason_and_stay_here
     let (_, key) = new_key();
     let upstream = Upstream::plain(60).await;
     let mut config = config();
-    config.upstream.servers = vec![upstream.address];
+    config.upstream.servers = vec![Endpoint::plain(upstream.address)];
     let server = Running::start(config);
     let vectors: serde_json::Value =
         serde_json::from_str(include_str!("vectors/z32.json")).unwrap();
@@ -685,7 +686,7 @@ async fn records_outside_of_the_zone_are_not_served() {
     .await;
     let upstream = Upstream::plain(60).await;
     let mut config = dht().await.config();
-    config.upstream.servers = vec![upstream.address];
+    config.upstream.servers = vec![Endpoint::plain(upstream.address)];
     let server = Running::start(config);
     let reply = ask(server.address, &format!("mine.{key}"), RecordType::A).await;
     assert_data(&reply, RecordType::A, &[a(1)]);
@@ -775,7 +776,7 @@ async fn bootstrap_names_are_asked_of_the_upstream() {
     })
     .await;
     let mut config = config();
-    config.upstream.servers = vec![upstream.address];
+    config.upstream.servers = vec![Endpoint::plain(upstream.address)];
     config.dht.bootstrap = vec![format!("bootstrap.example:{}", node.port())];
     let server = Running::start(config);
     let reply = ask(server.address, &key.to_string(), RecordType::A).await;
@@ -790,7 +791,7 @@ async fn bootstrap_names_are_never_asked_of_the_system() {
     // Every system knows where localhost is; this upstream does not.
     let upstream = Upstream::start(|query, _| vec![reply_to(query).to_vec().unwrap()]).await;
     let mut config = config();
-    config.upstream.servers = vec![upstream.address];
+    config.upstream.servers = vec![Endpoint::plain(upstream.address)];
     config.dht.bootstrap = vec![format!("localhost:{}", node.port())];
     config.dht.lookup_timeout = Duration::from_millis(100);
     let server = Running::start(config);

@@ -19,6 +19,7 @@ use common::*;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
 use pkbridge::config::Config;
+use pkbridge::endpoint::Endpoint;
 use pkbridge::server::{Options, Server};
 use pkbridge::wire::{self, Header, flags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,7 +38,7 @@ const BADVERS: u16 = 16;
 
 fn forwarding_to(upstream: SocketAddr) -> Config {
     let mut config = config();
-    config.upstream.servers = vec![upstream];
+    config.upstream.servers = vec![Endpoint::plain(upstream)];
     config
 }
 

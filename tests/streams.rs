@@ -19,6 +19,7 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::rdata::NULL;
 use hickory_proto::rr::{RData, Record, RecordType};
 use pkbridge::config::Config;
+use pkbridge::endpoint::Endpoint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -34,7 +35,7 @@ const THERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 fn forwarding_to(upstream: SocketAddr) -> Config {
     let mut config = config();
-    config.upstream.servers = vec![upstream];
+    config.upstream.servers = vec![Endpoint::plain(upstream)];
     config.upstream.timeout = PATIENCE;
     config
 }

@@ -491,7 +491,7 @@ impl Relay {
 
 fn forwarding_to(server: SocketAddr) -> pkbridge::config::Config {
     let mut config = config();
-    config.upstream.servers = vec![server];
+    config.upstream.servers = vec![Endpoint::plain(server)];
     config
 }
 
@@ -549,7 +549,7 @@ async fn a_loop_in_one_of_two_upstreams_costs_no_answer() {
     let relay = Relay::start().await;
     let good = answering(1).await;
     let mut config = forwarding_to(relay.address);
-    config.upstream.servers.push(good.address);
+    config.upstream.servers.push(Endpoint::plain(good.address));
     let server = Running::start(config);
     *relay.target.lock().unwrap() = Some(server.address);
     for number in 0..20 {

@@ -19,6 +19,7 @@ use super::ask::{Reply, Transport, ask};
 use super::query;
 use super::{fail, log};
 use crate::config::Config;
+use crate::endpoint::Endpoint;
 use crate::pkarr::{PublicKey, SignedPacket, SigningKey};
 use crate::resolve::Node;
 use crate::server::{Options, Server, StartError};
@@ -98,7 +99,7 @@ async fn demonstrate(args: &DemoArgs) -> Result<bool, String> {
     let config = config(args, &testnet.bootstrap);
     let server = Server::start(config, Options::default()).map_err(|error| match error {
         StartError::Listen(error) => format!("{error}; --port takes another port"),
-        StartError::Access(error) => error,
+        StartError::Access(error) | StartError::Upstream(error) => error,
     })?;
     let dht = server.dht();
     timeout(PATIENCE, dht.becomes(true))
@@ -141,7 +142,7 @@ fn config(args: &DemoArgs, bootstrap: &[String]) -> Config {
     config.state.directory = None;
     config.control.socket = None;
     config.listen.addresses = vec![(Ipv4Addr::LOCALHOST, args.port).into()];
-    config.upstream.servers = args.upstream.into_iter().collect();
+    config.upstream.servers = args.upstream.into_iter().map(Endpoint::plain).collect();
     config.dht.bootstrap = bootstrap.to_vec();
     config.dht.bind_address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     config

@@ -37,8 +37,8 @@ pub(super) const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// Most problems that one error lists: 100. More would not be read by anyone.
 pub(super) const MAX_PROBLEMS: usize = 100;
 
-/// Port of an address that is written without one: 53 (RFC 1035 section 4.2).
-pub(super) const DNS_PORT: u16 = 53;
+/// Port of an address that is written without one.
+pub(super) use crate::endpoint::DNS_PORT;
 
 /// `listen.max-tcp-connections`: 512 by default, so that with the sockets of upstream queries the
 /// usual limit of 1024 open files is kept; at least 1, as a DNS server must serve TCP (RFC 7766 section
@@ -72,14 +72,17 @@ pub(super) const SUFFIX_DEFAULT: &str = "pkarr";
 /// `names.suffixes`: at most 200 characters each. A domain name has at most 253 (RFC 1035 section
 /// 2.3.4), of which the key and its dot take 53.
 pub(super) const SUFFIX_MAX_CHARS: usize = 200;
-/// Longest domain name: 253 characters, which are 255 octets on the wire (RFC 1035 section 2.3.4).
-pub(super) const DOMAIN_MAX_CHARS: usize = 253;
-/// Longest label of a domain name: 63 octets (RFC 1035 section 2.3.4).
-pub(super) const LABEL_MAX_CHARS: usize = 63;
-/// Length of a public key's label: 256 bits are 52 characters of z-base-32.
-pub(super) const KEY_LABEL_CHARS: usize = 52;
-/// The alphabet of z-base-32.
-pub(super) const Z_BASE_32: &str = "ybndrfg8ejkmcpqxot1uwisza345h769";
+/// `names.hosts-file`: the system's (hosts(5)).
+pub(super) const HOSTS_FILE_DEFAULT: &str = "/etc/hosts";
+
+/// `upstream.servers`, `upstream.bootstrap`, and `servers` of a rule: at most 64, as all of them are
+/// probed from time to time.
+pub(super) const SERVERS_MAX: usize = 64;
+/// `[[forward]]`: at most 1,024 rules, each of which keeps connections of its own.
+pub(super) const RULES_MAX: usize = 1024;
+/// `[records]`: at most 100,000 records, some ten megabytes. More belong into a hosts file or a name
+/// server.
+pub(super) const RECORDS_MAX: usize = 100_000;
 
 /// `upstream.timeout`: 2 s by default, from 100 ms to 30 s. Stub resolvers give up after 5 s
 /// (resolv.conf(5)), and an answer must come before that.

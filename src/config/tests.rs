@@ -1,8 +1,18 @@
 //! Tests of the configuration file.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::parse::Keys;
 use super::*;
+use crate::endpoint::Endpoint;
+use hickory_proto::rr::RecordType;
 
 const SHIPPED: &str = include_str!("../../config/pkbridge.toml");
+
+/// A rule and records, which the shipped file has only as comments.
+const EXAMPLES: &str = "[[forward]]\ndomains = [\"lan\", \"a.b\"]\nservers = [\"tls://192.0.2.1:1#a.b\"]\n\
+                        [records]\n\"a.lan\" = [\"::1\", 'TXT \"a b\"', \"MX 10 b.lan.\"]\n";
 
 /// The file's text, and the lines of the error that refuses it.
 type Refusal<'a> = (&'a str, &'a [&'a str]);
@@ -24,10 +34,15 @@ fn assert_refused(cases: &[Refusal<'_>]) {
     }
 }
 
-/// Every key as `(table, key)`.
+/// The tables that stand alone.
+fn tables() -> impl Iterator<Item = &'static parse::Table> {
+    let alone = |table: &&parse::Table| matches!(table.keys, Keys::Table(_));
+    parse::TABLES.iter().filter(alone)
+}
+
+/// Every key of those as `(table, key)`.
 fn keys() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let of = |table: &'static parse::Table| table.keys.iter().map(|key| (table.name, key.name));
-    parse::TABLES.iter().flat_map(of)
+    tables().flat_map(|table| table.keys.names().into_iter().map(|key| (table.name, key)))
 }
 
 #[test]
@@ -38,9 +53,11 @@ fn the_shipped_file_and_an_empty_one_are_the_defaults() {
         parse("\u{feff}[log]\r\nlevel = \"info\"\r\n"),
         Config::default()
     );
-    for table in parse::TABLES {
+    for table in tables() {
         assert_eq!(parse(&format!("[{}]\n", table.name)), Config::default());
     }
+    assert_eq!(parse("[records]\n"), Config::default());
+    assert_eq!(parse("forward = []\n"), Config::default());
 }
 
 #[test]
@@ -60,7 +77,7 @@ fn the_shipped_file_has_every_key_below_a_comment() {
         }
     }
     assert_eq!(found, keys().collect::<Vec<_>>());
-    assert_eq!(found.len(), 32);
+    assert_eq!(found.len(), 45);
 }
 
 #[test]
@@ -91,12 +108,29 @@ fn every_key_has_an_effect() {
         search-domains = "answer"
         synthesise-addresses = false
         special-use = false
+        hosts-file = "/etc/hosts.lan"
         [delegation]
         follow = false
         allow-private = true
         [upstream]
-        servers = ["192.0.2.1", "2001:db8::1", "127.0.0.53:53", "[::1]:5300"]
+        mode = "forward"
+        servers = ["192.0.2.1", "[fe80::1%2]", "tcp://127.0.0.53", "tls://dns.example"]
+        bootstrap = ["192.0.2.1", "2001:db8::1", "127.0.0.53:54", "[::1]:5300"]
+        strategy = "in-order"
         timeout = "100ms"
+        ca-file = "/etc/ca.pem"
+        validate = true
+        trust-anchors = "/etc/root.key"
+        negative-trust-anchors = ["Broken.Example."]
+        root-hints = ""
+        [[forward]]
+        domains = ["LAN", "168.192.in-addr.arpa."]
+        servers = ["192.168.1.1"]
+        [records]
+        "NAS.lan" = "192.168.1.5"
+        [rebinding]
+        guard = "on"
+        allow = ["plex.direct"]
         [dht]
         bootstrap = ["Node.example.:1", "192.0.2.1:65535"]
         bind-address = "192.0.2.2:6881"
@@ -113,6 +147,8 @@ fn every_key_has_an_effect() {
         failure-ttl = "300s"
         max-stale = "30d"
         stale-wait = "1800ms"
+        prefetch = false
+        nxdomain-cut = false
         [state]
         directory = ""
         max-bytes = "1MiB"
@@ -151,22 +187,51 @@ fn every_key_has_an_effect() {
             search_domains: SearchDomains::Answer,
             synthesise_addresses: false,
             special_use: false,
+            hosts_file: Some("/etc/hosts.lan".into()),
         },
         delegation: Delegation {
             follow: false,
             allow_private: true,
         },
         upstream: Upstream {
+            mode: UpstreamMode::Forward,
             servers: [
                 "192.0.2.1:53",
+                "[fe80::1%2]:53",
+                "tcp://127.0.0.53:53",
+                "tls://dns.example:853",
+            ]
+            .map(|text| text.parse().unwrap())
+            .to_vec(),
+            bootstrap: [
+                "192.0.2.1:53",
                 "[2001:db8::1]:53",
-                "127.0.0.53:53",
+                "127.0.0.53:54",
                 "[::1]:5300",
             ]
             .iter()
             .map(socket)
             .collect(),
+            strategy: Strategy::InOrder,
             timeout: Duration::from_millis(100),
+            ca_file: Some("/etc/ca.pem".into()),
+            validate: true,
+            trust_anchors: Some("/etc/root.key".into()),
+            negative_trust_anchors: vec!["broken.example".to_owned()],
+            root_hints: None,
+        },
+        forward: vec![ForwardRule {
+            domains: vec!["lan".to_owned(), "168.192.in-addr.arpa".to_owned()],
+            servers: vec![Endpoint::plain("192.168.1.1:53".parse().unwrap())],
+        }],
+        records: vec![LocalRecord {
+            name: "nas.lan".to_owned(),
+            rtype: RecordType::A,
+            rdata: vec![192, 168, 1, 5],
+        }],
+        rebinding: Rebinding {
+            guard: RebindingGuard::On,
+            allow: vec!["plex.direct".to_owned()],
         },
         dht: Dht {
             bootstrap: vec!["node.example:1".to_owned(), "192.0.2.1:65535".to_owned()],
@@ -185,6 +250,8 @@ fn every_key_has_an_effect() {
             failure_ttl: second(300),
             max_stale: second(30 * 86_400),
             stale_wait: Duration::from_millis(1800),
+            prefetch: false,
+            nxdomain_cut: false,
         },
         state: State {
             directory: None,
@@ -238,7 +305,8 @@ fn unknown_names_are_refused_with_the_nearest() {
             "[upstream]\nretries = 5",
             &[
                 "f:2:1: [upstream].retries: unknown key \"retries\"; the keys of [upstream] are \
-               servers, timeout",
+               mode, servers, bootstrap, strategy, timeout, ca-file, validate, trust-anchors, \
+               negative-trust-anchors, root-hints",
             ],
         ),
         (
@@ -249,7 +317,7 @@ fn unknown_names_are_refused_with_the_nearest() {
             "[metrics]",
             &[
                 "f:1:2: [metrics]: unknown table \"metrics\"; the tables are listen, access, names, \
-               delegation, upstream, dht, cache, state, control, log",
+               delegation, upstream, forward, records, rebinding, dht, cache, state, control, log",
             ],
         ),
         (
@@ -875,16 +943,22 @@ fn endless_problems_are_cut_short() {
 #[test]
 fn no_damaged_file_causes_a_panic() {
     let damage = ["", "\"", "[", "]", "=", "\0", "é", "\n", "9", "-", "."];
-    for (at, _) in SHIPPED.char_indices() {
-        let (before, after) = SHIPPED.split_at(at);
-        drop(Config::parse(before, "f"));
-        let mut rest = after.chars();
-        rest.next();
-        // Each place is damaged in one way, as all ways at all places would take too long.
-        let damage = damage[at % damage.len()];
-        drop(Config::parse(
-            &format!("{before}{damage}{}", rest.as_str()),
-            "f",
-        ));
+    // Table by table, and each place in one way: all of the file in all ways would take too long.
+    let tables = SHIPPED.split("\n[").skip(1);
+    for table in tables
+        .map(|rest| format!("[{rest}"))
+        .chain([EXAMPLES.to_owned()])
+    {
+        for (at, _) in table.char_indices() {
+            let (before, after) = table.split_at(at);
+            drop(Config::parse(before, "f"));
+            let mut rest = after.chars();
+            rest.next();
+            let damage = damage[at % damage.len()];
+            drop(Config::parse(
+                &format!("{before}{damage}{}", rest.as_str()),
+                "f",
+            ));
+        }
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::limits::{self, DurationLimit};
-use super::{AuthenticData, SearchDomains};
+use super::{AuthenticData, RebindingGuard, SearchDomains, Strategy, UpstreamMode};
+use crate::endpoint::{Endpoint, domain_name, host_name, plain_address};
+use crate::pkarr::PublicKey;
 
 /// Reads a duration such as `5s`, `300ms` or `1h30m`: numbers, each with one of the units ms, s, m,
 /// h, d and w.
@@ -142,26 +144,15 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     socket_address(text, "\"127.0.0.1:53\", \"[::1]:53\"")
 }
 
-/// An address of a server to forward to: one that a query can be sent to.
-pub(super) fn upstream_address(text: &str) -> Result<SocketAddr, String> {
-    const EXAMPLES: &str = "\"192.0.2.1:53\", \"[2001:db8::1]:53\"";
-    let address = socket_address(text, EXAMPLES)?;
-    let ip = address.ip().to_canonical();
-    let fault = if ip.is_unspecified() {
-        "is the unspecified address, which is no server's"
-    } else if ip.is_multicast() {
-        "is a multicast address, which is no server's"
-    } else if ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
-        "is the broadcast address, which is no server's"
-    } else if address.port() == 0 {
-        "has port 0, which no server has"
-    } else {
-        return Ok(address);
-    };
-    Err(format!(
-        "{} {fault}; write one such as {EXAMPLES}",
-        quoted(text)
-    ))
+/// A server to forward to.
+pub(super) fn upstream_server(text: &str) -> Result<Endpoint, String> {
+    text.parse()
+        .map_err(|fault| format!("{} {fault}", quoted(text)))
+}
+
+/// The address of a server that speaks plain DNS.
+pub(super) fn server_address(text: &str) -> Result<SocketAddr, String> {
+    plain_address(text).map_err(|fault| format!("{} {fault}", quoted(text)))
 }
 
 /// An IPv4 address with or without a port, for the DHT's socket.
@@ -227,11 +218,8 @@ pub(super) fn suffix(text: &str) -> Result<String, String> {
             limits::SUFFIX_MAX_CHARS
         ));
     }
-    let is_key = |label: &str| {
-        label.len() == limits::KEY_LABEL_CHARS
-            && label.chars().all(|c| limits::Z_BASE_32.contains(c))
-    };
-    match name.split('.').find(|label| is_key(label)) {
+    let is_key = |label: &&str| PublicKey::is_key_like(label.as_bytes());
+    match name.split('.').find(is_key) {
         Some(label) => Err(format!(
             "{shown} has the label \"{label}\", which is a public key, so that it would itself be \
              a public-key name; write one such as \"pkarr\""
@@ -258,9 +246,12 @@ pub(super) fn bootstrap_node(text: &str) -> Result<String, String> {
         .and_then(|port| port.parse::<u16>().ok())
         .filter(|port| *port != 0)
         .ok_or_else(|| format!("{shown} has no port from 1 to 65535; {EXAMPLE}"))?;
-    let host = host_name(host).ok_or_else(|| {
-        format!("{shown} has neither a domain name nor an IPv4 address; {EXAMPLE}")
-    })?;
+    let host = match host.parse::<Ipv4Addr>() {
+        Ok(ip) => ip.to_string(),
+        Err(_) => host_name(host).ok_or_else(|| {
+            format!("{shown} has neither a domain name nor an IPv4 address; {EXAMPLE}")
+        })?,
+    };
     Ok(format!("{host}:{port}"))
 }
 
@@ -292,6 +283,40 @@ pub(super) fn socket_path(text: &str) -> Result<Option<PathBuf>, String> {
              no control socket",
             quoted(text),
             limits::CONTROL_SOCKET_DEFAULT
+        ))
+    }
+}
+
+/// The file of names.hosts-file, or nothing.
+pub(super) fn hosts_file(text: &str) -> Result<Option<PathBuf>, String> {
+    file(text, limits::HOSTS_FILE_DEFAULT, "read none")
+}
+
+/// The file of upstream.ca-file, or nothing.
+pub(super) fn ca_file(text: &str) -> Result<Option<PathBuf>, String> {
+    file(text, "/etc/pkbridge/ca.pem", "use the system's authorities")
+}
+
+/// The file of upstream.trust-anchors, or nothing.
+pub(super) fn trust_anchors(text: &str) -> Result<Option<PathBuf>, String> {
+    file(text, "/usr/share/dns/root.key", "use those built in")
+}
+
+/// The file of upstream.root-hints, or nothing.
+pub(super) fn root_hints(text: &str) -> Result<Option<PathBuf>, String> {
+    file(text, "/usr/share/dns/root.hints", "use those built in")
+}
+
+/// The absolute path of a file, or nothing.
+fn file(text: &str, example: &str, without: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() {
+        Ok(None)
+    } else if is_absolute(text) {
+        Ok(Some(PathBuf::from(text)))
+    } else {
+        Err(format!(
+            "{} is not an absolute path; write one such as {example:?}, or \"\" to {without}",
+            quoted(text)
         ))
     }
 }
@@ -362,34 +387,6 @@ fn socket_address(text: &str, examples: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// A domain name as it is typed in a query: its labels are letters, digits, hyphens (not at an end)
-/// and underscores. The result is in lower case and has no final dot.
-fn domain_name(text: &str) -> Option<String> {
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let is_label = |label: &str| {
-        (1..=limits::LABEL_MAX_CHARS).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-    };
-    (name.len() <= limits::DOMAIN_MAX_CHARS && name.split('.').all(is_label))
-        .then(|| name.to_ascii_lowercase())
-}
-
-/// An IPv4 address, or a domain name that nobody could take for one: its last label is not a number
-/// (RFC 1123 section 2.1).
-fn host_name(text: &str) -> Option<String> {
-    match text.parse::<Ipv4Addr>() {
-        Ok(ip) => Some(ip.to_string()),
-        Err(_) => domain_name(text).filter(|name| {
-            let last = name.rsplit('.').next().unwrap_or_default();
-            !last.chars().all(|c| c.is_ascii_digit())
-        }),
-    }
-}
-
 /// An identifier for NSID.
 pub(super) fn nsid(text: &str) -> Result<String, String> {
     let max = limits::NSID_MAX;
@@ -415,5 +412,57 @@ pub(super) fn search_domains(text: &str) -> Result<SearchDomains, String> {
         "nxdomain" => Ok(SearchDomains::NxDomain),
         "answer" => Ok(SearchDomains::Answer),
         _ => Err("write \"nxdomain\" or \"answer\"".to_owned()),
+    }
+}
+
+/// A domain that stands for itself and all below it.
+pub(super) fn domain(text: &str) -> Result<String, String> {
+    domain_name(text).ok_or_else(|| {
+        format!(
+            "{} is not a domain name; write labels of 1 to 63 letters, digits, \"-\" or \"_\", \
+             joined by dots, such as \"lan\" or \"168.192.in-addr.arpa\"",
+            quoted(text)
+        )
+    })
+}
+
+/// A domain that is forwarded to servers of its own.
+pub(super) fn rule_domain(text: &str) -> Result<String, String> {
+    match text {
+        "." => Err(
+            "\".\" is every domain, whose servers stand in upstream.servers; write one such as \
+             \"lan\""
+                .to_owned(),
+        ),
+        _ => domain(text),
+    }
+}
+
+/// Who is asked.
+pub(super) fn upstream_mode(text: &str) -> Result<UpstreamMode, String> {
+    match text {
+        "forward" => Ok(UpstreamMode::Forward),
+        "recursive" => Ok(UpstreamMode::Recursive),
+        _ => Err("write \"forward\" or \"recursive\"".to_owned()),
+    }
+}
+
+/// Which of several resolvers is asked.
+pub(super) fn strategy(text: &str) -> Result<Strategy, String> {
+    match text {
+        "fastest" => Ok(Strategy::Fastest),
+        "in-order" => Ok(Strategy::InOrder),
+        "parallel" => Ok(Strategy::Parallel),
+        _ => Err("write \"fastest\", \"in-order\" or \"parallel\"".to_owned()),
+    }
+}
+
+/// Whether private addresses are dropped from answers.
+pub(super) fn rebinding_guard(text: &str) -> Result<RebindingGuard, String> {
+    match text {
+        "auto" => Ok(RebindingGuard::Auto),
+        "on" => Ok(RebindingGuard::On),
+        "off" => Ok(RebindingGuard::Off),
+        _ => Err("write \"auto\", \"on\" or \"off\"".to_owned()),
     }
 }

@@ -88,7 +88,7 @@ impl Parts {
     }
 
     fn upstreams(&self) -> Vec<Endpoint> {
-        self.forward.0.load().servers()
+        self.forward.servers()
     }
 
     fn store_status(&self, store: &Store) -> control::Store {

@@ -2,6 +2,7 @@
 //! that can be reloaded and stopped.
 
 mod control;
+mod forwarding;
 mod listen;
 mod port_holder;
 
@@ -11,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,18 +19,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, SearchDomains};
 use crate::control::{ControlListener, serve_control};
-use crate::endpoint::Endpoint;
 use crate::pkarr::Suffixes;
 use crate::resolve::{
-    AnswerCache, Dht, DhtSettings, Failure, Forward, HoldTimes, HostsByForwarding, Names, Packets,
-    Question, Resolver, Response, Store, StoreSettings, Strategy, Tls, Ttls, UpstreamSettings,
-    Upstreams, system_servers,
+    AnswerCache, Dht, DhtSettings, Forward, HoldTimes, HostsByForwarding, Names, Packets, Resolver,
+    Store, StoreSettings, Ttls,
 };
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{
     AuthenticData, CurrentService, Places, ServeSettings, Service, serve_tcp, serve_udp,
 };
 use control::{CurrentParts, Parts};
+use forwarding::{CurrentForward, forwarding};
 use listen::Listener;
 
 pub use listen::ListenError;
@@ -68,6 +67,9 @@ pub enum StartError {
     /// The access list is unusable.
     #[error("the access list is unusable: {0}")]
     Access(String),
+    /// A file that the upstreams need is unusable.
+    #[error("[upstream] cannot be used: {0}")]
+    Upstream(String),
 }
 
 /// A server whose sockets are bound.
@@ -95,17 +97,6 @@ struct Running {
     bound: SocketAddr,
     serves_udp: bool,
     stop: CancellationToken,
-}
-
-/// The upstreams in force. The DHT resolves the names of its bootstrap nodes through it too, so it
-/// sees a reload.
-#[derive(Debug)]
-struct CurrentForward(ArcSwap<Upstreams>);
-
-impl Forward for CurrentForward {
-    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
-        Box::pin(async move { self.0.load_full().forward(question).await })
-    }
 }
 
 impl std::fmt::Debug for Options {
@@ -143,8 +134,9 @@ impl Server {
         // While it opens, the rest is made ready.
         let store = open_store(&config);
         let listening: Vec<SocketAddr> = bound.iter().map(|listener| listener.bound).collect();
-        let upstreams = upstreams(&config, options.resolv_conf.as_ref(), &listening);
-        let forward = Arc::new(CurrentForward(ArcSwap::from_pointee(upstreams)));
+        let forwarding = forwarding(&config, options.resolv_conf.as_deref(), &listening)
+            .map_err(StartError::Upstream)?;
+        let forward = Arc::new(CurrentForward::new(forwarding));
         let dht_stop = CancellationToken::new();
         let dht = start_dht(&config, &forward, dht_stop.clone());
         if let Some(store) = &store {
@@ -272,7 +264,8 @@ impl Server {
             .map(|running| running.bound)
             .chain(added.iter().map(|listener| listener.bound))
             .collect();
-        let upstreams = upstreams(&config, self.resolv_conf.as_ref(), &listening);
+        let forwarding = forwarding(&config, self.resolv_conf.as_deref(), &listening)
+            .map_err(StartError::Upstream)?;
 
         let dht_changed =
             config.dht != self.config.dht || config.state.directory != self.config.state.directory;
@@ -319,7 +312,7 @@ impl Server {
         };
 
         // From here on nothing fails.
-        self.forward.0.store(Arc::new(upstreams));
+        self.forward.replace(forwarding);
         self.service.store(Arc::new(service));
         if dht_changed {
             self.dht_stop.cancel();
@@ -405,37 +398,6 @@ impl Server {
         };
         format!("serving {}; {dht}", addresses.join(", "))
     }
-}
-
-/// The configured upstreams, or the system's.
-fn upstreams(
-    config: &Config,
-    resolv_conf: Option<&PathBuf>,
-    listening: &[SocketAddr],
-) -> Upstreams {
-    let mut servers = config.upstream.servers.clone();
-    if servers.is_empty()
-        && let Some(path) = resolv_conf
-    {
-        servers = system_servers(path, listening);
-        let path = path.display();
-        if servers.is_empty() {
-            tracing::warn!(
-                "no upstream resolver: [upstream] servers is empty, and {path} names none but \
-                 pkbridge itself; ordinary names are answered SERVFAIL"
-            );
-        } else {
-            tracing::info!(?servers, "upstream resolvers taken from {path}");
-        }
-    }
-    Upstreams::new(UpstreamSettings {
-        servers: servers.into_iter().map(Endpoint::plain).collect(),
-        rules: Vec::new(),
-        strategy: Strategy::default(),
-        timeout: config.upstream.timeout,
-        tls: Arc::new(Tls::new(None).unwrap_or_else(|_| std::process::abort())),
-        bootstrap: Vec::new(),
-    })
 }
 
 fn start_dht(config: &Config, forward: &Arc<CurrentForward>, stop: CancellationToken) -> Arc<Dht> {

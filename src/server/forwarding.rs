@@ -1,0 +1,114 @@
+//! Who answers ordinary names, as the configuration has it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use hickory_proto::rr::Name;
+
+use crate::config::{self, Config};
+use crate::endpoint::Endpoint;
+use crate::resolve::{
+    Failure, Forward, ForwardRule, Question, Response, Strategy, Tls, UpstreamSettings, Upstreams,
+    system_servers,
+};
+
+/// What a configuration comes to.
+#[derive(Debug)]
+pub(super) struct Forwarding {
+    forward: Arc<dyn Forward>,
+    /// The upstreams for all names without a rule.
+    pub(super) servers: Vec<Endpoint>,
+}
+
+/// The one in force. The DHT resolves the names of its bootstrap nodes through it too, so it sees a
+/// reload.
+#[derive(Debug)]
+pub(super) struct CurrentForward(ArcSwap<Forwarding>);
+
+impl CurrentForward {
+    pub(super) fn new(forwarding: Forwarding) -> Self {
+        Self(ArcSwap::from_pointee(forwarding))
+    }
+
+    pub(super) fn replace(&self, forwarding: Forwarding) {
+        self.0.store(Arc::new(forwarding));
+    }
+
+    /// The upstreams for all names without a rule.
+    pub(super) fn servers(&self) -> Vec<Endpoint> {
+        self.0.load().servers.clone()
+    }
+}
+
+impl Forward for CurrentForward {
+    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        let forward = Arc::clone(&self.0.load().forward);
+        Box::pin(async move { forward.forward(question).await })
+    }
+
+    fn has_rule_for(&self, name: &Name) -> bool {
+        self.0.load().forward.has_rule_for(name)
+    }
+}
+
+/// Makes it; speaks to nobody.
+///
+/// # Errors
+/// A text, if a file cannot be used.
+pub(super) fn forwarding(
+    config: &Config,
+    resolv_conf: Option<&Path>,
+    listening: &[SocketAddr],
+) -> Result<Forwarding, String> {
+    let upstream = &config.upstream;
+    let servers = match resolv_conf {
+        Some(path) if upstream.servers.is_empty() => of_the_system(path, listening),
+        Some(_) | None => upstream.servers.clone(),
+    };
+    let settings = UpstreamSettings {
+        servers: servers.clone(),
+        rules: config.forward.iter().map(rule).collect(),
+        strategy: match upstream.strategy {
+            config::Strategy::Fastest => Strategy::Fastest,
+            config::Strategy::InOrder => Strategy::InOrder,
+            config::Strategy::Parallel => Strategy::Parallel,
+        },
+        timeout: upstream.timeout,
+        tls: Arc::new(Tls::new(upstream.ca_file.as_deref()).map_err(|error| error.to_string())?),
+        bootstrap: upstream.bootstrap.clone(),
+    };
+    let forward: Arc<dyn Forward> = Arc::new(Upstreams::new(settings));
+    Ok(Forwarding { forward, servers })
+}
+
+fn rule(rule: &config::ForwardRule) -> ForwardRule {
+    let names = rule.domains.iter().filter_map(|domain| name(domain));
+    ForwardRule {
+        domains: names.collect(),
+        servers: rule.servers.clone(),
+    }
+}
+
+/// A name of the configuration, which has been checked.
+pub(super) fn name(text: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(text).ok()?;
+    name.set_fqdn(true);
+    Some(name.to_lowercase())
+}
+
+fn of_the_system(resolv_conf: &Path, listening: &[SocketAddr]) -> Vec<Endpoint> {
+    let servers = system_servers(resolv_conf, listening);
+    let path = resolv_conf.display();
+    if servers.is_empty() {
+        tracing::warn!(
+            "no upstream resolver: [upstream] servers is empty, and {path} names none but pkbridge \
+             itself; ordinary names are answered SERVFAIL"
+        );
+    } else {
+        tracing::info!(?servers, "upstream resolvers taken from {path}");
+    }
+    servers.into_iter().map(Endpoint::plain).collect()
+}
