@@ -1,5 +1,6 @@
 """Generated zones with whatever an upstream may say."""
 
+import socket
 import struct
 from dataclasses import dataclass, field
 
@@ -495,6 +496,7 @@ class Zones:
             self.ttls,
             self.sizes,
             self.classes,
+            self.addresses,
             self.misshapen,
             self.naughty,
         ]
@@ -1005,6 +1007,38 @@ class Zones:
             records.append(RR(owner, TXT, [string(self.data.bytes(length - 1))]))
             left -= 12 + length
         return records
+
+    def addresses(self):
+        """Addresses that a guard against rebinding would drop. There is none where only this host is served."""
+        private = [
+            "0.0.0.0",
+            "10.0.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+        ]
+        private += [
+            "::",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "2002:a00:1::",
+            "64:ff9b::a00:1",
+        ]
+        for text in private:
+            family, rtype = (socket.AF_INET6, AAAA) if ":" in text else (socket.AF_INET, A)
+            address = socket.inet_pton(family, text)
+            owner = self.owner()
+            self.add("addresses", owner, rtype, answer=[RR(owner, rtype, [address])])
+            owner, alias = self.owner(), self.owner()
+            answer = [RR(alias, CNAME, [owner]), RR(owner, rtype, [address]), *self.rrset(owner, rtype)]
+            self.add("addresses", alias, rtype, answer=answer)
+        owner, host = self.owner(), self.owner()
+        answer, glue = [RR(owner, MX, [b"\0\1", host])], [RR(host, A, [bytes([10, 0, 0, 1])])]
+        self.add("addresses", owner, MX, answer=answer, additional=glue)
 
     def classes(self):
         """Classes other than IN."""
