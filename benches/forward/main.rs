@@ -110,9 +110,11 @@ fn main() {
     );
     show(&kinds, &options, &results);
     if options.test {
-        let is_answered = |figures: &Figures| figures.failed == 0 && figures.rate > 0.0;
-        let all = results.values().flatten();
-        assert!(all.copied().all(|figures| is_answered(&figures)));
+        // The others may lose what a busy machine does not let them read in time.
+        for ((kind, _), rounds) in &results {
+            let is_good = |f: &Figures| f.rate > 0.0 && (*kind != Kind::Pkbridge || f.failed == 0);
+            assert!(rounds.iter().all(is_good), "{}: {rounds:?}", kind.name());
+        }
     }
 }
 
