@@ -32,6 +32,11 @@ libtorrent *checks:
     cargo build --release
     .ci/libtorrent-check target/release/pkbridge {{ checks }}
 
+# An upstream's answers as pkbridge, unbound and dnsdist give them (packages as in .ci/run, and dnsdist)
+forward-check *args:
+    cargo build --release
+    .ci/forward-check target/release/pkbridge {{ args }}
+
 # The systemd units (Debian package systemd)
 units:
     cargo build --release

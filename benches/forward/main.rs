@@ -46,12 +46,12 @@ struct Options {
     /// Questions under way at any time; half load is half of what the second came to
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 500])]
     windows: Vec<usize>,
-    /// CPUs of the clients and the upstream, as taskset has them
-    #[arg(long, default_value = "0")]
-    cpus: String,
-    /// CPUs of the resolver
-    #[arg(long, default_value = "1")]
-    resolver_cpus: String,
+    /// CPUs of the clients and the upstream, as taskset has them; by default the first one
+    #[arg(long)]
+    cpus: Option<String>,
+    /// CPUs of the resolver; by default the second one
+    #[arg(long)]
+    resolver_cpus: Option<String>,
     /// Threads of unbound, for each a resolver
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
     unbound_threads: Vec<u8>,
@@ -75,8 +75,12 @@ fn main() {
         (options.rounds, options.seconds) = (1, 0.1);
         options.windows = vec![1, 20];
     }
-    let installed = options.windows.len() > 1 && has_taskset(&options);
-    assert!(installed, "it takes two windows, and taskset");
+    assert!(
+        options.windows.len() > 1,
+        "half load is half of the second window's"
+    );
+    let cpus = Cpus::of(&options);
+    cpus.take_own();
     let mut kinds = vec![Kind::Pkbridge];
     if !options.alone {
         kinds.extend(options.unbound_threads.iter().copied().map(Kind::Unbound));
@@ -97,23 +101,63 @@ fn main() {
         // Another one begins each time.
         for turn in 0..kinds.len() {
             let kind = kinds[(round + turn) % kinds.len()];
-            measure(kind, &options, &upstream, &names, &mut results);
+            measure(kind, &options, &cpus, &upstream, &names, &mut results);
         }
     }
+    println!(
+        "\nmedian of {} rounds of {} s (least-most); resolver on CPU {}, clients and upstream on CPU {}",
+        options.rounds, options.seconds, cpus.resolver, cpus.own
+    );
     show(&kinds, &options, &results);
     if options.test {
-        let is_answered = |figures: &Figures| figures.failed == 0 && figures.rate > 0.0;
-        let all = results.values().flatten();
-        assert!(all.copied().all(|figures| is_answered(&figures)));
+        // The others may lose what a busy machine does not let them read in time.
+        for ((kind, _), rounds) in &results {
+            let is_good = |f: &Figures| f.rate > 0.0 && (*kind != Kind::Pkbridge || f.failed == 0);
+            assert!(rounds.iter().all(is_good), "{}: {rounds:?}", kind.name());
+        }
     }
 }
 
-/// Puts this process on its CPUs, and with it the threads that it starts later.
-fn has_taskset(options: &Options) -> bool {
-    let pid = std::process::id().to_string();
-    let mut command = Command::new("taskset");
-    let command = command.args(["--pid", "--cpu-list", &options.cpus, &pid]);
-    command.output().is_ok_and(|output| output.status.success())
+/// CPUs, as taskset has them.
+struct Cpus {
+    own: String,
+    resolver: String,
+}
+
+impl Cpus {
+    fn of(options: &Options) -> Self {
+        let allowed = allowed_cpus();
+        let default = |index: usize| {
+            // With one CPU they share it: good for nothing but `--test`.
+            let cpu = allowed.get(index).or(allowed.first()).unwrap();
+            cpu.to_string()
+        };
+        Self {
+            own: options.cpus.clone().unwrap_or_else(|| default(0)),
+            resolver: options.resolver_cpus.clone().unwrap_or_else(|| default(1)),
+        }
+    }
+
+    /// Puts this process on its CPUs, and with it the threads that it starts later.
+    fn take_own(&self) {
+        let pid = std::process::id().to_string();
+        let mut command = Command::new("taskset");
+        let command = command.args(["--pid", "--cpu-list", &self.own, &pid]);
+        let output = command.output().unwrap_or_else(|e| panic!("taskset: {e}"));
+        assert!(output.status.success(), "taskset: {output:?}");
+    }
+}
+
+/// The CPUs that this process may run on (proc(5): `Cpus_allowed_list`, such as `0-3,6`).
+fn allowed_cpus() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse::<usize>().unwrap()..=last.parse().unwrap()
+    };
+    list.unwrap().trim().split(',').flat_map(range).collect()
 }
 
 /// One measurement.
@@ -140,16 +184,12 @@ type Results = BTreeMap<(Kind, usize), Vec<Figures>>;
 fn measure(
     kind: Kind,
     options: &Options,
+    cpus: &Cpus,
     upstream: &Upstream,
     names: &Arc<Names>,
     results: &mut Results,
 ) {
-    let resolver = Resolver::start(
-        kind,
-        &options.pkbridge,
-        &options.resolver_cpus,
-        upstream.address,
-    );
+    let resolver = Resolver::start(kind, &options.pkbridge, &cpus.resolver, upstream.address);
     let mut rates = Vec::new();
     let windows = options.windows.iter().copied().map(Load::Window);
     let mut loads: Vec<Load> = windows.collect();
@@ -196,10 +236,6 @@ fn figures(outcome: &Outcome, asked: f64) -> Figures {
 }
 
 fn show(kinds: &[Kind], options: &Options, results: &Results) {
-    println!(
-        "\nmedian of {} rounds of {} s, (least to most); resolver on CPU {}, clients and upstream on CPU {}",
-        options.rounds, options.seconds, options.resolver_cpus, options.cpus
-    );
     for number in 0..=options.windows.len() {
         match options.windows.get(number) {
             Some(window) => println!("\n{window} under way"),
