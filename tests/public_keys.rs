@@ -781,7 +781,12 @@ async fn bootstrap_names_are_asked_of_the_upstream() {
     let server = Running::start(config);
     let reply = ask(server.address, &key.to_string(), RecordType::A).await;
     assert_data(&reply, RecordType::A, &[a(1)]);
-    assert_eq!(upstream.names(), ["bootstrap.example."]);
+    // A slow machine asks more than once.
+    let names = upstream.names();
+    assert!(
+        names.iter().all(|asked| asked == "bootstrap.example."),
+        "{names:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,8 +18,8 @@ pub struct Response {
     pub layout: Layout,
     /// All 12 bits of the RCODE.
     pub rcode: u16,
-    /// The server's Extended DNS Error.
-    pub ede: Option<Ede>,
+    /// The server's Extended DNS Errors.
+    pub edes: Vec<Ede>,
     /// The server's COOKIE option (RFC 7873): our part, and its own.
     pub(super) cookie: Option<Box<[u8]>>,
     /// Whether it speaks EDNS.
@@ -163,7 +163,7 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
             layout,
             wire,
             rcode,
-            ede: None,
+            edes: Vec::new(),
             cookie: None,
             had_opt: false,
             keeps_case: true,
@@ -172,8 +172,10 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
     let [rcode_high, ..] = opt.ttl.to_be_bytes();
     rcode |= u16::from(rcode_high) << 4;
     let options = wire.get(opt.rdata.clone())?;
-    let ede = option(options, OPTION_EDE).and_then(read_ede);
-    let cookie = option(options, OPTION_COOKIE).map(Box::from);
+    let edes = Options(options).filter(|(code, _)| *code == OPTION_EDE);
+    let edes = edes.filter_map(|(_, data)| read_ede(data)).collect();
+    let mut cookies = Options(options).filter(|(code, _)| *code == OPTION_COOKIE);
+    let cookie = cookies.next().map(|(_, data)| data.into());
     let mut behind = Vec::new();
     for record in layout.records.iter().filter(|r| r.start > opt.start) {
         let (owner, fixed) = wire::read_name(&wire, record.start).ok()?;
@@ -193,23 +195,24 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
         layout: Layout::read(&wire).ok()?,
         wire,
         rcode,
-        ede,
+        edes,
         cookie,
         had_opt: true,
         keeps_case: true,
     })
 }
 
-/// The first option with this code.
-fn option(mut options: &[u8], code: u16) -> Option<&[u8]> {
-    loop {
-        let (head, rest) = options.split_first_chunk::<4>()?;
-        let length = usize::from(wire::read_u16(head, 2)?);
-        let data = rest.get(..length)?;
-        if wire::read_u16(head, 0)? == code {
-            return Some(data);
-        }
-        options = rest.get(length..)?;
+/// The options of an OPT: code and data.
+struct Options<'a>(&'a [u8]);
+
+impl<'a> Iterator for Options<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (head, rest) = self.0.split_first_chunk::<4>()?;
+        let (data, rest) = rest.split_at_checked(usize::from(wire::read_u16(head, 2)?))?;
+        self.0 = rest;
+        Some((wire::read_u16(head, 0)?, data))
     }
 }
 
@@ -264,7 +267,7 @@ mod tests {
             panic!("refused");
         };
         assert_eq!(response.rcode, 16);
-        assert_eq!(response.ede, Some(Ede::new(22, "abc")));
+        assert_eq!(response.edes, [Ede::new(22, "abc")]);
         assert_eq!(response.layout.header.counts, [1, 1, 0, 1]);
         let last = response.layout.records.last().unwrap();
         let owner = wire::read_name(&response.wire, last.start).unwrap().0;

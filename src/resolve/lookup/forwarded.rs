@@ -33,7 +33,7 @@ impl Lookup {
         let (min, max) = (self.ttls.min, self.ttls.max);
         let lowest = clamp_ttls(&mut response.wire, &response.layout, min, max);
         self.lower_negative_ttl(&mut response, question.rtype);
-        if let Some(ede) = response.ede.take() {
+        for ede in response.edes.drain(..) {
             chain.say(ede);
         }
         // RFC 1034 section 4.3.2 step 3a: a question for the alias itself is answered with it.

@@ -167,7 +167,9 @@ impl Server {
                 return Ok(response);
             }
         }
-        self.over_tcp(question, &first).await
+        let response = self.over_tcp(question, &manner).await?;
+        self.note(&first, &manner, &response);
+        Ok(response)
     }
 
     /// Takes note of what an answer shows that was got in `manner`, after `first` had been tried.
@@ -222,7 +224,7 @@ impl Server {
             tracing::debug!(server = %self.endpoint, "an upstream does not keep the case of letters");
             self.manners.breaks_case();
         }
-        self.note(manner, manner, &response);
+        self.manners.learn(manner, &response);
         Ok(response)
     }
 
