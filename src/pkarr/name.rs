@@ -108,7 +108,7 @@ impl Suffixes {
             let of_suffix = suffix.iter().next_back();
             of_suffix
                 .zip(last)
-                .is_none_or(|(a, b)| a.eq_ignore_ascii_case(b))
+                .is_some_and(|(a, b)| a.eq_ignore_ascii_case(b))
         };
         longest < Z32_LEN && !self.0.iter().any(is_last)
     }

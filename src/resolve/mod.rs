@@ -66,6 +66,9 @@ pub const STALE_PATIENCE: Duration = Duration::from_millis(1800);
 /// Why an answer whose time is over is given before its refresh has failed.
 const STILL_LOOKING: &str = "its time is over and it is being looked for";
 
+/// The same when nobody waits for it.
+const UPSTREAMS_ARE_DOWN: &str = "no upstream resolver has answered lately";
+
 /// How long the name servers of a delegation may take in all for one question.
 const DELEGATION_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -145,6 +148,10 @@ impl Resolver {
                     self.refresh(&question);
                 }
                 return self.give_stale(key, held, STILL_LOOKING);
+            }
+            Some(held) if self.lookup.forward.is_down_for(&question.name) => {
+                self.refresh(&question);
+                return self.give_stale(key, held, UPSTREAMS_ARE_DOWN);
             }
             Some(_) => self.stale_patience(),
         };

@@ -67,6 +67,10 @@ impl Forward for CurrentForward {
     fn has_rule_for(&self, name: &Name) -> bool {
         self.0.load().forward.has_rule_for(name)
     }
+
+    fn is_down_for(&self, name: &Name) -> bool {
+        self.0.load().forward.is_down_for(name)
+    }
 }
 
 /// Makes it; speaks to nobody.

@@ -45,10 +45,7 @@ impl Lookup {
             chain.holds_for(self.forwarded_lifetime(&response, question.rtype));
             chain.holds_for(lowest.unwrap_or(max));
         }
-        let is_ours = |record: &RecordAt| {
-            wire::read_name(&response.wire, record.start)
-                .is_ok_and(|(owner, _)| self.names.suffixes.classify(&owner) == NameKind::Ordinary)
-        };
+        let is_ours = |record: &RecordAt| self.is_ordinary_at(&response.wire, record.start);
         if chain.answers.is_empty()
             && alias.is_none()
             && response.layout.records.iter().all(is_ours)
@@ -85,6 +82,20 @@ impl Lookup {
             rcode: response.rcode,
             authorities: section(Section::Authority),
         }))
+    }
+
+    /// Whether the name at `at` is an upstream's to answer.
+    fn is_ordinary_at(&self, message: &[u8], at: usize) -> bool {
+        let (mut longest, mut last) = (0, None);
+        wire::show_labels(message, at, |label| {
+            longest = label.len().max(longest);
+            last = Some(label);
+            true
+        });
+        let suffixes = &self.names.suffixes;
+        suffixes.is_surely_ordinary(longest, last)
+            || wire::read_name(message, at)
+                .is_ok_and(|(name, _)| suffixes.classify(&name) == NameKind::Ordinary)
     }
 
     /// RFC 2308 section 5: the SOA of a negative answer goes out with the TTL that the answer has, so that

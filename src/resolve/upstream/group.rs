@@ -155,6 +155,15 @@ impl Group {
         refusal.ok_or_else(|| failure(&troubles))
     }
 
+    /// Whether none of them has answered the last question that it got.
+    pub(super) fn is_down(&self) -> bool {
+        let now = Instant::now();
+        self.servers.iter().all(|server| {
+            let pulse = server.pulse();
+            pulse.is_failing() || pulse.is_looping(now)
+        })
+    }
+
     fn plan(&self, now: Instant) -> Plan {
         if let [server] = self.servers.as_slice() {
             let is_looping = server.pulse().is_looping(now);

@@ -45,6 +45,12 @@ pub trait Forward: Send + Sync + std::fmt::Debug {
     fn has_rule_for(&self, _name: &Name) -> bool {
         false
     }
+
+    /// Whether nobody who could answer for this name has answered lately, so that there is little to wait
+    /// for.
+    fn is_down_for(&self, _name: &Name) -> bool {
+        false
+    }
 }
 
 /// Whom to ask first.
@@ -165,6 +171,14 @@ impl Forward for Upstreams {
     }
 
     fn has_rule_for(&self, name: &Name) -> bool {
-        self.rule(&name.to_lowercase()).is_some()
+        !self.rules.is_empty() && self.rule(&name.to_lowercase()).is_some()
+    }
+
+    fn is_down_for(&self, name: &Name) -> bool {
+        match (self.rule(&name.to_lowercase()), &self.instead) {
+            (Some(group), _) => group.is_down(),
+            (None, Some(others)) => others.is_down_for(name),
+            (None, None) => self.others.is_down(),
+        }
     }
 }
