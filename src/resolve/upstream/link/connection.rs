@@ -58,6 +58,11 @@ impl Connection {
         self.health.ended(now)
     }
 
+    /// Waits until it looks dead, with a query under way.
+    pub(super) async fn silent(&self) {
+        self.health.silent().await;
+    }
+
     /// Sends a query, gives the response with the query's ID.
     pub(super) async fn ask(&self, query: &[u8]) -> Result<Vec<u8>, LinkError> {
         if !(HEADER_LEN..=MAX_MESSAGE_LEN).contains(&query.len()) {

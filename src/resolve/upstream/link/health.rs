@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep_until};
 use super::LinkError;
 
 /// How long nothing may come back while queries are under way: a NAT that forgot the connection and a
-/// server that lost its power say nothing. A resolver's slow answers take less, or others come between.
-pub(super) const MAX_SILENCE: Duration = Duration::from_secs(3);
+/// server that lost its power say nothing. A query that has waited for this long is asked again on a new
+/// connection, within the 2 s that it has by default; if the server is just slow, that costs no more.
+pub(super) const MAX_SILENCE: Duration = Duration::from_millis(1500);
 /// How long a connection is kept without a query. Servers keep one for 10 to 60 s.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -89,13 +90,25 @@ impl Health {
     /// How it ended, if it has or is given up now.
     pub(super) fn ended(&self, now: Instant) -> Option<Ended> {
         let mut state = self.lock();
-        if state.silent_for(now) > MAX_SILENCE && state.end.is_none() {
+        if state.silent_for(now) >= MAX_SILENCE && state.end.is_none() {
             let error = LinkError::Lost("nothing came back any more".to_owned());
             state.end = Some((error, now));
         }
         let heard = state.heard;
         let (error, at) = state.end.clone()?;
         Some(Ended { error, at, heard })
+    }
+
+    /// Waits until nothing has come back for [`MAX_SILENCE`]; for who has a query under way.
+    pub(super) async fn silent(&self) {
+        loop {
+            let now = Instant::now();
+            let left = MAX_SILENCE.saturating_sub(self.lock().silent_for(now));
+            if left.is_zero() {
+                return;
+            }
+            sleep_until(now + left).await;
+        }
     }
 
     /// Waits until there has been no query for [`IDLE_TIMEOUT`].
@@ -152,13 +165,13 @@ mod tests {
         assert_eq!(health.ended(Instant::now()), None);
         for _ in 0..3 {
             let query = health.begin();
-            advance(MAX_SILENCE / 3).await;
+            advance(MAX_SILENCE / 4).await;
             drop(query);
             advance(MAX_SILENCE).await;
         }
-        assert_eq!(health.ended(Instant::now()), None, "not over the limit");
+        assert_eq!(health.ended(Instant::now()), None, "three quarters of it");
         let query = health.begin();
-        advance(Duration::from_millis(1)).await;
+        advance(MAX_SILENCE / 4).await;
         let ended = health.ended(Instant::now()).unwrap();
         assert!(!ended.heard);
         assert_eq!(ended.at, Instant::now());
@@ -170,7 +183,7 @@ mod tests {
         let health = Health::new();
         let slow = health.begin();
         for _ in 0..4 {
-            advance(MAX_SILENCE).await;
+            advance(MAX_SILENCE / 2).await;
             let quick = health.begin();
             health.heard();
             drop(quick);

@@ -16,6 +16,7 @@ mod stream;
 mod tests;
 mod tls;
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,11 +100,28 @@ impl Link {
     /// any point.
     pub(super) async fn ask(&self, query: &[u8]) -> Result<Vec<u8>, LinkError> {
         let connection = self.connection().await?;
-        match connection.ask(query).await {
-            // A server may close a connection whenever it likes (RFC 7766 section 6.2.4), and a
-            // query may be repeated.
-            Err(LinkError::Lost(_)) => self.connection().await?.ask(query).await,
-            result => result,
+        let mut first = pin!(connection.ask(query));
+        let again = async { self.connection().await?.ask(query).await };
+        tokio::select! {
+            result = &mut first => match result {
+                // A server may close a connection whenever it likes (RFC 7766 section 6.2.4), and a
+                // query may be repeated.
+                Err(LinkError::Lost(_)) => return again.await,
+                result => return result,
+            },
+            () = connection.silent() => {}
+        }
+        // The path may be dead, or the server slow: whichever brings a response.
+        let mut second = pin!(again);
+        tokio::select! {
+            result = &mut first => match result {
+                Err(LinkError::Lost(_)) => second.await,
+                result => result,
+            },
+            result = &mut second => match result {
+                Err(_) => first.await,
+                result => result,
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::health::MAX_SILENCE;
@@ -180,7 +180,7 @@ fn tcp_link(server: SocketAddr) -> Link {
 }
 
 /// Lets time pass.
-async fn pass(time: Duration) {
+pub(super) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
@@ -342,36 +342,71 @@ async fn a_failure_of_which_nobody_heard_is_no_answer_later() {
     assert_eq!(taken.count(), 2);
 }
 
-#[tokio::test]
-async fn a_path_on_which_nothing_comes_back_is_given_up() {
-    let (told, mut heard) = mpsc::channel(16);
+/// A server whose first connection answers one query and then only what it is told to, and whose
+/// others answer all if `others`; and what it has received.
+async fn falls_silent(others: bool) -> (Link, Taken, mpsc::Receiver<()>, Arc<Notify>) {
+    let (told, heard) = mpsc::channel(16);
+    let release = Arc::new(Notify::new());
+    let released = Arc::clone(&release);
     let (server, taken) = tcp_server(move |number, mut stream| {
-        let told = told.clone();
+        let (told, released) = (told.clone(), Arc::clone(&released));
         async move {
-            let mut silent = false;
+            let mut count = 0;
             while let Some(query) = receive(&mut stream).await {
-                if !silent {
-                    send(&mut stream, &reply(&query)).await;
-                }
-                silent = number == 0;
                 told.send(()).await.unwrap();
+                if (number == 0 && count > 0) || (number > 0 && !others) {
+                    released.notified().await;
+                }
+                send(&mut stream, &reply(&query)).await;
+                count += 1;
             }
         }
     })
     .await;
-    let link = Arc::new(tcp_link(server));
-    let query = query(1, "x");
-    link.ask(&query).await.unwrap();
+    (tcp_link(server), taken, heard, release)
+}
+
+#[tokio::test]
+async fn a_path_on_which_nothing_comes_back_is_given_up() {
+    let (link, taken, mut heard, _release) = falls_silent(true).await;
+    let link = Arc::new(link);
+    let asked = query(1, "x");
+    link.ask(&asked).await.unwrap();
     heard.recv().await.unwrap();
-    let waiting = Arc::clone(&link);
-    let unanswered = query.clone();
-    let _waiting = AbortOnDropHandle::new(tokio::spawn(async move {
-        let _ = waiting.ask(&unanswered).await;
-    }));
+    let mut waiting = JoinSet::new();
+    for id in 0..10 {
+        let link = Arc::clone(&link);
+        waiting.spawn(async move {
+            let query = query(id, "waits");
+            assert_eq!(link.ask(&query).await, Ok(reply(&query)));
+        });
+    }
     heard.recv().await.unwrap();
-    pass(MAX_SILENCE + Duration::from_millis(1)).await;
-    assert_eq!(link.ask(&query).await, Ok(reply(&query)));
+    pass(MAX_SILENCE).await;
+    while let Some(waiting) = waiting.join_next().await {
+        waiting.unwrap();
+    }
+    assert_eq!(link.ask(&asked).await, Ok(reply(&asked)));
     assert_eq!(taken.count(), 2);
+}
+
+#[tokio::test]
+async fn a_slow_response_counts_though_its_connection_was_given_up() {
+    let (link, taken, mut heard, release) = falls_silent(false).await;
+    let link = Arc::new(link);
+    link.ask(&query(1, "x")).await.unwrap();
+    heard.recv().await.unwrap();
+    let slow = query(2, "slow");
+    let waits = Arc::clone(&link);
+    let asked = slow.clone();
+    let waiting = tokio::spawn(async move { waits.ask(&asked).await });
+    heard.recv().await.unwrap();
+    pass(MAX_SILENCE).await;
+    // It is asked for on a second connection as well, and the first has the response.
+    heard.recv().await.unwrap();
+    assert_eq!(taken.count(), 2);
+    release.notify_one();
+    assert_eq!(waiting.await.unwrap(), Ok(reply(&slow)));
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
+use super::super::tests::pass;
 use super::*;
 use crate::wire::{self, HEADER_LEN};
 
@@ -28,12 +29,10 @@ async fn server(records: Vec<(u16, Vec<u8>)>, ttl: u32) -> (SocketAddr, Arc<Serv
         while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
             state.asked.fetch_add(1, Ordering::SeqCst);
             let query = &buffer[..length];
-            let question = wire::plain_question(query).unwrap_or(HEADER_LEN..length);
             let (name, at) = wire::read_name(query, HEADER_LEN).unwrap();
             assert_eq!(name.to_lowercase().to_ascii(), "dns.example.");
             let asked = wire::read_u16(query, at).unwrap();
             let mut reply = query[..at + 4].to_vec();
-            assert!(question.end <= length);
             reply[2] |= 0x80;
             reply[3] = if state.fails.load(Ordering::SeqCst) {
                 2
@@ -64,12 +63,6 @@ fn both_families() -> Vec<(u16, Vec<u8>)> {
 
 fn expected() -> Vec<IpAddr> {
     vec![IpAddr::from([0x20; 16]), IpAddr::from([192, 0, 2, 1])]
-}
-
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 const HOST: &str = "dns.example";

@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::super::Link;
+use super::super::health::IDLE_TIMEOUT;
 use super::super::tests::*;
 use super::*;
 use crate::endpoint::Transport;
@@ -290,6 +291,29 @@ async fn a_query_that_nobody_waits_for_is_cancelled() {
         seen = seen.recv() => assert_eq!(seen, Some(None)),
     }
     assert_eq!(seen.recv().await, Some(Some(Reason::CANCEL)));
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_a_minute() {
+    let (told, mut seen) = mpsc::unbounded_channel();
+    let (link, taken) = server(move |_, connection| {
+        let told = told.clone();
+        async move {
+            serve_all(connection, well).await;
+            told.send(()).unwrap();
+        }
+    })
+    .await;
+    let query = query(1, "x");
+    for connections in 1..3 {
+        assert_eq!(link.ask(&query).await, Ok(reply(&query)));
+        assert_eq!(taken.count(), connections);
+        pass(IDLE_TIMEOUT - std::time::Duration::from_millis(100)).await;
+        link.ask(&query).await.unwrap();
+        assert_eq!(taken.count(), connections);
+        pass(IDLE_TIMEOUT).await;
+        assert_eq!(seen.recv().await, Some(()));
+    }
 }
 
 #[tokio::test]
