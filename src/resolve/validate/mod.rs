@@ -120,7 +120,7 @@ impl Validating {
         let verdict = examination.verdict;
         if verdict.insecure {
             strip(&mut response, question)?;
-            response.ede = verdict.ede.or(response.ede);
+            response.edes.splice(0..0, verdict.ede);
             return Ok(response);
         }
         // AD vouches for the answer and authority sections (RFC 4035 section 3.2.3), so that nothing stays
@@ -140,6 +140,10 @@ impl Forward for Validating {
 
     fn has_rule_for(&self, name: &Name) -> bool {
         self.forward.has_rule_for(name)
+    }
+
+    fn is_down_for(&self, name: &Name) -> bool {
+        self.forward.is_down_for(name)
     }
 }
 
