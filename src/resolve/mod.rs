@@ -14,6 +14,7 @@ mod query;
 mod rebinding;
 mod recurse;
 mod response;
+mod rewrite;
 mod store;
 mod system;
 mod upstream;

@@ -10,6 +10,7 @@ use crate::resolve::answers::{Answer, Question, clamp_ttls};
 use crate::resolve::failure::Failure;
 use crate::resolve::rebinding::has_private;
 use crate::resolve::response::Response;
+use crate::resolve::rewrite;
 use crate::wire::{self, RecordAt, Section};
 
 impl Lookup {
@@ -30,6 +31,7 @@ impl Lookup {
             return Ok(step);
         }
         chain.verified = false;
+        rewrite::strip(&mut response, question)?;
         let (min, max) = (self.ttls.min, self.ttls.max);
         let lowest = clamp_ttls(&mut response.wire, &response.layout, min, max);
         self.lower_negative_ttl(&mut response, question.rtype);

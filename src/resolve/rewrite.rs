@@ -2,9 +2,9 @@
 
 use hickory_proto::rr::{Name, RecordType};
 
-use crate::resolve::answers::Question;
-use crate::resolve::failure::Failure;
-use crate::resolve::response::Response;
+use super::answers::Question;
+use super::failure::Failure;
+use super::response::Response;
 use crate::wire::{self, HEADER_LEN, Layout, RecordAt, Section, flags};
 
 /// Types that only clients with DO get without asking for them: DS, RRSIG, NSEC, NSEC3 (RFC 4035
@@ -25,6 +25,9 @@ pub(super) fn set_ad(response: &mut Response, authentic: bool) {
 
 /// Takes away what only clients with DO get, if the question is not from one.
 pub(super) fn strip(response: &mut Response, question: &Question) -> Result<(), Failure> {
+    if question.dnssec_ok {
+        return Ok(());
+    }
     keep(response, |_, record| is_for(question, record))
 }
 
