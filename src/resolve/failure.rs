@@ -13,6 +13,24 @@ pub struct Ede {
 pub mod ede {
     /// 4.1: what fits no other code.
     pub const OTHER: u16 = 0;
+    /// 4.2: all DNSKEYs have algorithms that are not known here.
+    pub const UNSUPPORTED_DNSKEY_ALGORITHM: u16 = 1;
+    /// 4.3: all DS have digests that are not known here.
+    pub const UNSUPPORTED_DS_DIGEST: u16 = 2;
+    /// 4.7: the answer failed validation.
+    pub const DNSSEC_BOGUS: u16 = 6;
+    /// 4.8: it failed because its signatures have expired.
+    pub const SIGNATURE_EXPIRED: u16 = 7;
+    /// 4.9: it failed because its signatures are not valid yet.
+    pub const SIGNATURE_NOT_YET_VALID: u16 = 8;
+    /// 4.10: no DNSKEY matches the DS or the signature.
+    pub const DNSKEY_MISSING: u16 = 9;
+    /// 4.11: signatures should be there, and are not.
+    pub const RRSIGS_MISSING: u16 = 10;
+    /// 4.13: a proof of absence should be there, and is not.
+    pub const NSEC_MISSING: u16 = 12;
+    /// RFC 9276 section 4: more NSEC3 iterations than are computed here.
+    pub const UNSUPPORTED_NSEC3_ITERATIONS: u16 = 27;
     /// 4.4: an answer past its TTL, because the refresh failed.
     pub const STALE_ANSWER: u16 = 3;
     /// 4.20: NXDOMAIN past its TTL, because the refresh failed.
@@ -92,6 +110,22 @@ pub enum Failure {
     /// A packet must not make the resolver ask around in the network that it stands in.
     #[error("the name servers of {0} are at private addresses, which are not asked")]
     PrivateNameServers(String),
+    /// DNSSEC validation says that the answer is not what its zone has signed.
+    #[error("{reason}")]
+    Bogus {
+        /// The INFO-CODE that says why.
+        code: u16,
+        /// What is wrong with which name.
+        reason: String,
+    },
+    /// What it takes to validate the answer could not be had.
+    #[error("the keys of {zone} cannot be had: {reason}")]
+    NoKeys {
+        /// The zone.
+        zone: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// A loop, or more aliases than the limit.
     #[error("the chain of aliases is a loop or too long")]
     AliasChain,
@@ -118,7 +152,9 @@ impl Failure {
             | Self::Loop
             | Self::DhtPoorMiss
             | Self::NameServers { .. }
+            | Self::NoKeys { .. }
             | Self::Patience => ede::NO_REACHABLE_AUTHORITY,
+            Self::Bogus { code, .. } => *code,
             Self::PrivateNameServers(_) => ede::BLOCKED,
             Self::DhtNotReady | Self::Overloaded => ede::NOT_READY,
             Self::Dht(_) | Self::UpstreamError(_) => ede::NETWORK_ERROR,

@@ -17,6 +17,7 @@ mod response;
 mod store;
 mod system;
 mod upstream;
+mod validate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 pub use system::{HostsByForwarding, system_servers};
 pub use upstream::{Forward, ForwardRule, Strategy, Tls, TrustError, UpstreamSettings, Upstreams};
+pub use validate::{Anchors, AnchorsError, Validating};
 
 use delegation::Delegations;
 use flights::{Flight, Flights, NoFlight};
