@@ -13,8 +13,9 @@ use crate::config::{self, Config, UpstreamMode};
 use crate::endpoint::Endpoint;
 use crate::pkarr::Suffixes;
 use crate::resolve::{
-    Failure, Forward, ForwardRule, Question, Recursive, RecursiveSettings, Response, Strategy, Tls,
-    UpstreamSettings, Upstreams, read_root_hints, root_servers, system_servers,
+    Anchors, Failure, Forward, ForwardRule, Question, Recursive, RecursiveSettings, Response,
+    Strategy, Tls, UpstreamSettings, Upstreams, Validating, read_root_hints, root_servers,
+    system_servers,
 };
 
 /// The port of DNS.
@@ -102,7 +103,10 @@ pub(super) fn forwarding(
     if is_recursive {
         upstreams = upstreams.with_others(Arc::new(recursive(config)?));
     }
-    let forward: Arc<dyn Forward> = Arc::new(upstreams);
+    let mut forward: Arc<dyn Forward> = Arc::new(upstreams);
+    if upstream.validate {
+        forward = Arc::new(validating(config, forward)?);
+    }
     Ok(Forwarding {
         forward,
         servers,
@@ -119,6 +123,18 @@ fn recursive(config: &Config) -> Result<Recursive, String> {
         port: DNS_PORT,
         timeout: config.upstream.timeout.max(RECURSION_TIMEOUT),
     })
+}
+
+fn validating(config: &Config, forward: Arc<dyn Forward>) -> Result<Validating, String> {
+    let upstream = &config.upstream;
+    let anchors = match &upstream.trust_anchors {
+        Some(path) => Anchors::from_file(path).map_err(|error| error.to_string())?,
+        None => Anchors::built_in(),
+    };
+    let negative = upstream.negative_trust_anchors.iter();
+    let negative = negative.filter_map(|zone| name(zone)).collect();
+    let suffixes = Suffixes::new(&config.names.suffixes);
+    Ok(Validating::new(forward, anchors, negative, suffixes))
 }
 
 fn rule(rule: &config::ForwardRule) -> ForwardRule {
