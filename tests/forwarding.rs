@@ -103,6 +103,10 @@ fn address(last: u8) -> RData {
     RData::A(std::net::Ipv4Addr::new(192, 0, 2, last).into())
 }
 
+fn data_of(records: &[hickory_proto::rr::Record]) -> Vec<RData> {
+    records.iter().map(|record| record.data.clone()).collect()
+}
+
 fn soa(ttl: u32, minimum: u32) -> Vec<u8> {
     let mut rdata = b"\x02ns\xc0\x0c\x04host\xc0\x0c".to_vec();
     for number in [1, 3600, 600, 86_400, minimum] {
@@ -180,11 +184,43 @@ async fn arrives_as_sent(what: &str, rtype: u16, sections: Sections) {
 async fn all_sections_arrive_byte_for_byte() {
     let glue = record(b"\x02ns\xc0\x0c", 1, TTL, &[192, 0, 2, 53]);
     let sections = [
-        vec![a(1), a(2), record(ASKED, 46, TTL, b"a signature")],
+        vec![a(1), a(2), record(ASKED, 65_280, TTL, b"who knows")],
         vec![record(ASKED, 2, TTL, b"\x02ns\xc0\x0c"), soa(TTL, 60)],
         vec![glue, record(b"\x01x\xc0\x0c", 28, TTL, &[7; 16])],
     ];
     arrives_as_sent("all sections", 1, sections).await;
+}
+
+#[tokio::test]
+async fn rfc4035_3_2_1_dnssec_records_go_only_to_those_who_ask() {
+    let signature =
+        |owner: &[u8]| record(owner, 46, TTL, &[&[0, 1], &[7; 16][..], b"\0sig"].concat());
+    let sections = [
+        // The second address is named by a pointer into what is taken out.
+        vec![
+            signature(ASKED),
+            a(1),
+            record(ASKED, 47, TTL, b"\0\0\x01\x40"),
+            a(2),
+        ],
+        vec![],
+        vec![record(b"\x01x\xc0\x0c", 1, TTL, &[192, 0, 2, 53])],
+    ];
+    let upstream = upstream(REPLY, sections).await;
+    let server = server_for(&upstream);
+    let types = |reply: &Message| -> Vec<u16> {
+        let answers = reply.answers.iter();
+        answers.map(|record| record.record_type().into()).collect()
+    };
+    let plain = ask(server.address, "example.com", RecordType::A).await;
+    assert_eq!(types(&plain), [1, 1]);
+    assert_eq!(data(&plain, RecordType::A), [address(1), address(2)]);
+    assert_eq!(
+        data_of(&plain.additionals),
+        [RData::A(std::net::Ipv4Addr::new(192, 0, 2, 53).into())]
+    );
+    let by_type = ask(server.address, "example.com", RecordType::NSEC).await;
+    assert_eq!(types(&by_type), [1, 47, 1]);
 }
 
 #[tokio::test]

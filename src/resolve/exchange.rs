@@ -78,11 +78,15 @@ pub(super) async fn over_udp(
     let socket = bind_random_port(server)?;
     socket.connect(server).await?;
     socket.send(query.bytes()).await?;
-    let mut message = Vec::with_capacity(DATAGRAM_LEN);
     for _ in 0..MAX_WRONG_DATAGRAMS {
-        message.clear();
-        socket.recv_buf(&mut message).await?;
-        match response::accept(query, &message, question) {
+        let verdict = loop {
+            socket.readable().await?;
+            match receive(&socket, query, question) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => break received?,
+            }
+        };
+        match verdict {
             Verdict::Answer(response) if is_proven(&response) => {
                 return Ok(Datagram::Answer(response));
             }
@@ -93,6 +97,14 @@ pub(super) async fn over_udp(
         }
     }
     Ok(Datagram::AskTcp)
+}
+
+/// Takes the datagram that is there. Not in the future of the exchange, which would carry the buffer.
+fn receive(socket: &UdpSocket, query: &Query, question: &Question) -> io::Result<Verdict> {
+    let mut buffer = [0; DATAGRAM_LEN];
+    let length = socket.try_recv(&mut buffer)?;
+    let message = buffer.get(..length).unwrap_or_default();
+    Ok(response::accept(query, message, question))
 }
 
 /// A connection for one query.

@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Lookups under way, by what they look up. Each runs in a task of its own, so it goes on when the
-/// client that started it has gone: the next one who asks finds the result.
+/// Lookups under way, by what they look up. Each goes on when the client that started it has gone: the
+/// next one who asks finds the result.
 #[derive(Debug)]
 pub(super) struct Flights<K, V> {
     under_way: Mutex<HashMap<K, watch::Receiver<Option<V>>>>,
@@ -42,6 +46,43 @@ pub(super) struct Flight<V> {
     result: watch::Receiver<Option<V>>,
     /// Whether somebody else has started it.
     pub(super) is_joined: bool,
+}
+
+/// One's part in a lookup.
+pub(super) enum Part<V: Send + 'static> {
+    /// Nobody else had started it.
+    Leads(Lead<V>),
+    /// Somebody else has.
+    Joins(Flight<V>),
+}
+
+/// A lookup in the task of whoever started it, which saves a task of its own; it gets one if that task
+/// stops waiting.
+pub(super) struct Lead<V: Send + 'static>(Option<BoxFuture<'static, V>>);
+
+impl<V: Send + 'static> Future for Lead<V> {
+    type Output = V;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<V> {
+        let Some(lookup) = &mut self.0 else {
+            // Its result has been taken.
+            return Poll::Pending;
+        };
+        let value = ready!(lookup.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(value)
+    }
+}
+
+impl<V: Send + 'static> Drop for Lead<V> {
+    fn drop(&mut self) {
+        // Without a runtime nobody waits any more.
+        if let Some(lookup) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(lookup);
+        }
+    }
 }
 
 impl<V> Early<V> {
@@ -80,8 +121,8 @@ where
         })
     }
 
-    /// Joins the lookup of `key`; `start` makes it if none is under way. It is on the table until
-    /// its future ends, also after its result has [landed early](Early::land).
+    /// Joins the lookup of `key`; `start` makes it if none is under way, in a task of its own. It is on
+    /// the table until its future ends, also after its result has [landed early](Early::land).
     pub(super) fn join<F>(
         self: &Arc<Self>,
         key: K,
@@ -90,35 +131,73 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
+        match self.enter(key)? {
+            Entered::Joins(flight) => Ok(flight),
+            Entered::Leads(landing, sender) => {
+                let result = sender.subscribe();
+                let lookup = start(Early(sender.clone()));
+                tokio::spawn(async move {
+                    let value = lookup.await;
+                    // Off the table first: whoever asks after this starts anew, or finds it in a cache.
+                    drop(landing);
+                    Early(sender).land(value);
+                });
+                Ok(Flight {
+                    result,
+                    is_joined: false,
+                })
+            }
+        }
+    }
+
+    /// Joins the lookup of `key`, or leads it: then `start` makes it.
+    pub(super) fn lead_or_join<F>(
+        self: &Arc<Self>,
+        key: K,
+        start: impl FnOnce() -> F,
+    ) -> Result<Part<V>, NoFlight>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        match self.enter(key)? {
+            Entered::Joins(flight) => Ok(Part::Joins(flight)),
+            Entered::Leads(landing, sender) => {
+                let lookup = start();
+                Ok(Part::Leads(Lead(Some(Box::pin(async move {
+                    let value = lookup.await;
+                    drop(landing);
+                    if sender.receiver_count() > 0 {
+                        Early(sender).land(value.clone());
+                    }
+                    value
+                })))))
+            }
+        }
+    }
+
+    fn enter(self: &Arc<Self>, key: K) -> Result<Entered<K, V>, NoFlight> {
         let mut under_way = self.lock();
         if let Some(result) = under_way.get(&key) {
-            return Ok(Flight {
+            return Ok(Entered::Joins(Flight {
                 result: result.clone(),
                 is_joined: true,
-            });
+            }));
         }
         if under_way.len() >= self.limit {
             return Err(NoFlight::Full);
         }
         let (sender, receiver) = watch::channel(None);
-        under_way.insert(key.clone(), receiver.clone());
+        under_way.insert(key.clone(), receiver);
         drop(under_way);
-        let landing = Landing {
-            flights: Arc::clone(self),
-            key,
-        };
-        let lookup = start(Early(sender.clone()));
-        tokio::spawn(async move {
-            let value = lookup.await;
-            // Off the table first: whoever asks after this starts anew, or finds it in a cache.
-            drop(landing);
-            Early(sender).land(value);
-        });
-        Ok(Flight {
-            result: receiver,
-            is_joined: false,
-        })
+        let flights = Arc::clone(self);
+        Ok(Entered::Leads(Landing { flights, key }, sender))
     }
+}
+
+/// What is on the table.
+enum Entered<K: Eq + Hash, V> {
+    Joins(Flight<V>),
+    Leads(Landing<K, V>, watch::Sender<Option<V>>),
 }
 
 impl<K, V> Flights<K, V> {
@@ -195,6 +274,37 @@ mod tests {
         drop(first.unwrap());
         gate.notify_one();
         done.notified().await;
+    }
+
+    #[tokio::test]
+    async fn a_lookup_goes_on_when_its_leader_stops_waiting() {
+        let flights = Flights::<u8, u8>::new(4);
+        let (gate, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (opened, told) = (gate.clone(), done.clone());
+        let start = || async move {
+            told.notify_one();
+            opened.notified().await;
+            7
+        };
+        let Ok(Part::Leads(mut lead)) = flights.lead_or_join(1, start) else {
+            panic!("somebody else leads");
+        };
+        tokio::select! {
+            _ = &mut lead => panic!("the gate is shut"),
+            () = done.notified() => {}
+        }
+        let Ok(Part::Joins(mut joined)) = flights.lead_or_join(1, || async { 8 }) else {
+            panic!("nobody leads");
+        };
+        drop(lead);
+        gate.notify_one();
+        assert_eq!(joined.landed().await, Ok(7));
+        assert!(!flights.is_under_way(&1));
+        let Ok(Part::Leads(lead)) = flights.lead_or_join(1, || async { 9 }) else {
+            panic!("somebody else leads");
+        };
+        assert_eq!(lead.await, 9);
+        assert!(!flights.is_under_way(&1));
     }
 
     #[tokio::test]

@@ -46,7 +46,7 @@ pub use upstream::{Forward, ForwardRule, Strategy, Tls, TrustError, UpstreamSett
 pub use validate::{Anchors, AnchorsError, Validating};
 
 use delegation::Delegations;
-use flights::{Flight, Flights, NoFlight};
+use flights::{Flights, NoFlight, Part};
 use lookup::Lookup;
 pub use lookup::{Names, is_special_use};
 use places::Places;
@@ -198,11 +198,17 @@ impl Resolver {
         question: &Question,
         asker: Asker,
     ) -> Result<Arc<Answer>, NoFlight> {
-        let mut flight = self.look_up(key.into(), question, asker)?;
+        let mut flight = match self.look_up(key.into(), question, asker)? {
+            Part::Leads(lead) => return Ok(lead.await),
+            Part::Joins(flight) => flight,
+        };
         let answer = flight.landed().await?;
-        if flight.is_joined && answer.is_failure() && answer.lifetime().is_zero() {
+        if answer.is_failure() && answer.lifetime().is_zero() {
             // Whoever started it may have been refused for what it alone had done.
-            return self.look_up(key.into(), question, asker)?.landed().await;
+            return match self.look_up(key.into(), question, asker)? {
+                Part::Leads(lead) => Ok(lead.await),
+                Part::Joins(mut flight) => flight.landed().await,
+            };
         }
         Ok(answer)
     }
@@ -213,14 +219,14 @@ impl Resolver {
         key: Box<[u8]>,
         question: &Question,
         asker: Asker,
-    ) -> Result<Flight<Arc<Answer>>, NoFlight> {
+    ) -> Result<Part<Arc<Answer>>, NoFlight> {
         let is_of_key = has_label_like_a_key(&question.name);
         let under_way = if is_of_key {
             &self.keys_under_way
         } else {
             &self.under_way
         };
-        under_way.join(key.clone(), |_| {
+        under_way.lead_or_join(key.clone(), || {
             let lookup = Arc::clone(&self.lookup);
             let question = question.clone();
             // The lookup has it, not the client, which may be gone before.

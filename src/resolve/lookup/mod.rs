@@ -225,7 +225,8 @@ impl Lookup {
     ) -> Result<Step, Failure> {
         let kind = self.names.suffixes.classify(&name);
         if let Some(of_key) = self.key_of(&kind, &name) {
-            return self.ask_packet(question, &of_key, name, chain).await;
+            // In a box, so that the lookups of ordinary names stay small.
+            return Box::pin(self.ask_packet(question, &of_key, name, chain)).await;
         }
         match &kind {
             NameKind::Ordinary => {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hickory_proto::rr::Name;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Strategy;
 use super::loops::Loops;
@@ -80,13 +80,37 @@ impl Group {
         }
         self.probe(&plan, question, deadline);
 
-        let mut running = FuturesUnordered::new();
+        let running = FuturesUnordered::new();
+        let mut late = started;
+        if let Some(turn) = plan.alone()
+            && let Some(server) = self.servers.get(turn.index)
+        {
+            // Nearly always this is all: what follows is for those who are late or fail.
+            late = started + turn.patience(server);
+            let mut asked = ask(turn.index, Arc::clone(server), question.clone(), deadline);
+            match timeout_at(late.min(deadline), &mut asked).await {
+                Ok((_, Ok(response))) if !response.is_server_failure() => return Ok(response),
+                Ok(outcome) => running.push(ready(outcome).boxed()),
+                Err(_) => running.push(asked),
+            }
+        }
+        self.ask_on(question, &plan, running, late, deadline).await
+    }
+
+    /// Goes on with those who have been asked, and from `late` on with others.
+    async fn ask_on(
+        &self,
+        question: &Question,
+        plan: &Plan,
+        mut running: FuturesUnordered<Asked>,
+        mut late: Instant,
+        deadline: Instant,
+    ) -> Result<Response, Failure> {
         let mut left = plan.agenda(&self.servers).peekable();
         let mut refused = vec![false; self.servers.len()];
         let mut refusal = None;
         let mut troubles = Vec::new();
-        let mut start = plan.at_once;
-        let mut late = started;
+        let mut start = plan.at_once - left.by_ref().take(running.len()).count();
         // Whether the answer is later than usual; and whether it has just become so.
         let (mut is_late, mut is_overdue) = (false, false);
         loop {
@@ -139,7 +163,7 @@ impl Group {
                         break;
                     }
                     (is_late, is_overdue) = (true, true);
-                    self.suspect_loops(&plan);
+                    self.suspect_loops(plan);
                     late = deadline;
                     start = 1;
                 }
@@ -260,6 +284,16 @@ impl Turn {
 }
 
 impl Plan {
+    /// The first turn, if nobody else is asked at the same time.
+    fn alone(&self) -> Option<Turn> {
+        let index = *self.order.first().filter(|_| self.at_once == 1)?;
+        Some(Turn {
+            index,
+            round: 0,
+            is_last_of_round: self.order.len() == 1,
+        })
+    }
+
     /// All turns: each server once; then those again whose queries may have been lost.
     fn agenda(&self, servers: &[Arc<Server>]) -> impl Iterator<Item = Turn> + use<> {
         let loses = |index: &usize| servers.get(*index).is_some_and(|s| s.loses_queries());

@@ -132,9 +132,10 @@ impl Server {
         result.map(|response| response.for_clients(self.is_way_safe))
     }
 
+    /// What is rare is in boxes of its own, so that the future of a datagram stays small.
     async fn exchange(&self, question: &Question) -> Result<Response, Trouble> {
         let Some(address) = self.udp else {
-            return self.exchange_on_link(question).await;
+            return Box::pin(self.exchange_on_link(question)).await;
         };
         // Never closed, so that this only waits.
         let _socket = self.sockets.acquire().await?;
@@ -146,7 +147,7 @@ impl Server {
             let response = match over_udp(address, &query, question, is_proof).await? {
                 Datagram::Answer(response) => response,
                 Datagram::Unproven => {
-                    return self.prove(address, question, &manner).await;
+                    return Box::pin(self.prove(address, question, &manner)).await;
                 }
                 Datagram::AskTcp => break,
             };
@@ -167,7 +168,7 @@ impl Server {
                 return Ok(response);
             }
         }
-        let response = self.over_tcp(question, &manner).await?;
+        let response = Box::pin(self.over_tcp(question, &manner)).await?;
         self.note(&first, &manner, &response);
         Ok(response)
     }
