@@ -575,3 +575,243 @@ async fn a_loop_that_ends_is_forgotten_at_a_reload() {
     })
     .await;
 }
+
+// Attacks, and servers with faults.
+
+/// A reply that is a header alone, as servers of old send it.
+fn bare(query: &[u8], rcode: u16) -> Vec<u8> {
+    let mut reply = query[..2].to_vec();
+    reply.extend((REPLY | rcode).to_be_bytes());
+    reply.extend([0; 8]);
+    reply
+}
+
+#[tokio::test]
+async fn a_bare_header_ends_no_query_and_teaches_nothing() {
+    for rcode in [1, 2, 3, 4, 5] {
+        // First a forged header with the right ID, then the right answer.
+        let upstream = Upstream::start(move |query, via| match via {
+            Via::Udp => vec![bare(query, rcode), reply(query, 1)],
+            Via::Tcp => vec![reply(query, 1)],
+        })
+        .await;
+        let upstreams = upstreams(&[upstream.address]);
+        for number in 0..2 {
+            assert_eq!(
+                address(&upstreams, &format!("n{number}.example")).await,
+                1,
+                "{rcode}"
+            );
+        }
+        let last = upstream.asked.lock().unwrap().back().unwrap().clone();
+        let opts = Layout::read(&last.bytes).unwrap().records.len();
+        assert_eq!(opts, 1, "{rcode}: EDNS was given up");
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_old_that_answers_edns_with_a_bare_header_is_asked_without() {
+    let upstream = Upstream::start(|query, _| {
+        let has_opt = !Layout::read(query).unwrap().records.is_empty();
+        vec![if has_opt {
+            bare(query, 1)
+        } else {
+            plain_reply(query, 1)
+        }]
+    })
+    .await;
+    let upstreams = upstreams(&[upstream.address]);
+    for number in 0..2 {
+        assert_eq!(address(&upstreams, &format!("n{number}.example")).await, 1);
+    }
+    assert_eq!(ways(&upstream), [Via::Udp, Via::Tcp, Via::Udp, Via::Udp]);
+}
+
+/// [`reply`] without OPT.
+fn plain_reply(query: &[u8], last: u8) -> Vec<u8> {
+    let mut message = reply(query, last);
+    message.truncate(message.len() - 11);
+    message[11] = 0;
+    message
+}
+
+#[tokio::test]
+async fn one_forged_datagram_does_not_end_mixed_case_where_there_is_no_tcp() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = socket.local_addr().unwrap();
+    let cases = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&cases);
+    tokio::spawn(async move {
+        let mut buffer = [0; 1232];
+        let mut forged = false;
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let query = &buffer[..length];
+            let is_mixed = query[12..].iter().any(u8::is_ascii_uppercase);
+            seen.lock().unwrap().push(is_mixed);
+            if !std::mem::replace(&mut forged, true) {
+                let forged = in_lower_case(reply(query, FORGED));
+                socket.send_to(&forged, from).await.unwrap();
+            }
+            socket.send_to(&reply(query, 1), from).await.unwrap();
+        }
+    });
+    let upstreams = upstreams(&[server]);
+    for _ in 0..3 {
+        assert_eq!(address(&upstreams, LONG).await, 1);
+    }
+    assert!(cases.lock().unwrap().iter().all(|is_mixed| *is_mixed));
+}
+
+#[tokio::test]
+async fn the_type_of_a_question_is_not_a_letter() {
+    // HTTPS is 65, and 97 is its lower case.
+    let upstream = Upstream::start(|query, _| {
+        let mut forged = reply(query, FORGED);
+        let end = wire::plain_question(&forged).unwrap().end;
+        forged[end - 3] = 97;
+        vec![forged, reply(query, 1)]
+    })
+    .await;
+    let upstreams = upstreams(&[upstream.address]);
+    let question = Question {
+        rtype: RecordType::HTTPS,
+        ..question("a.example")
+    };
+    let response = upstreams.forward(&question).await.unwrap();
+    assert_eq!(last_byte(&response), 1);
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_one_answer_does_not_put_the_server_down() {
+    // Cut short over UDP, garbage over TCP.
+    let upstream = Upstream::start(|query, via| {
+        let mut reply = reply(query, 1);
+        match via {
+            Via::Udp => reply[2] |= 2,
+            Via::Tcp => reply[7] = 9,
+        }
+        vec![reply]
+    })
+    .await;
+    let upstreams = upstreams(&[upstream.address]);
+    upstreams.forward(&question("a.example")).await.unwrap_err();
+    assert!(!upstreams.is_down_for(&name("a.example")));
+}
+
+#[tokio::test]
+async fn silence_of_all_is_always_noticed() {
+    for _ in 0..8 {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let upstreams = Upstreams::new(UpstreamSettings {
+            timeout: Duration::from_millis(100),
+            ..settings(&[silent.local_addr().unwrap()])
+        });
+        let failure = upstreams.forward(&question("a.example")).await.unwrap_err();
+        assert_eq!(failure.ede().code, 22, "{failure}");
+        assert!(upstreams.is_down_for(&name("a.example")));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_held_back_for_a_dead_server() {
+    let refusing = Upstream::start(|query, _| vec![reply_with(query, 1, 2, &[])]).await;
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let servers = [refusing.address, silent.local_addr().unwrap()];
+    let upstreams = Upstreams::new(UpstreamSettings {
+        strategy: Strategy::InOrder,
+        timeout: PATIENCE / 2,
+        ..settings(&servers)
+    });
+    // It is not known yet that the second one is dead.
+    let dead = Upstreams::new(UpstreamSettings {
+        timeout: Duration::from_millis(100),
+        ..settings(&servers[1..])
+    });
+    dead.forward(&question("a.example")).await.unwrap_err();
+    let started = tokio::time::Instant::now();
+    let first = upstreams.forward(&question("a.example")).await.unwrap();
+    let knows_now = started.elapsed();
+    assert_eq!(first.rcode, 2);
+    let started = tokio::time::Instant::now();
+    let second = upstreams.forward(&question("b.example")).await.unwrap();
+    assert_eq!(second.rcode, 2);
+    assert!(
+        started.elapsed() < knows_now / 2,
+        "as long as the first time"
+    );
+}
+
+#[tokio::test]
+async fn questions_to_a_dead_domain_do_not_hold_up_the_others() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let good = answering(1).await;
+    let upstreams = Arc::new(Upstreams::new(UpstreamSettings {
+        rules: vec![ForwardRule {
+            domains: vec![name("lan")],
+            servers: vec![Endpoint::plain(silent.local_addr().unwrap())],
+        }],
+        ..settings(&[good.address])
+    }));
+    for number in 0..600 {
+        let upstreams = Arc::clone(&upstreams);
+        tokio::spawn(async move {
+            let _ = upstreams
+                .forward(&question(&format!("n{number}.lan")))
+                .await;
+        });
+    }
+    for number in 0..20 {
+        // The others wait for 20 s.
+        let owner = format!("n{number}.example");
+        let answer = address(&upstreams, &owner);
+        let answer = tokio::time::timeout(PATIENCE / 4, answer).await;
+        assert_eq!(answer.expect("held up"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_cookie_or_version_of_one_server_is_not_the_answer_if_there_is_another() {
+    for rcode in [16, 23] {
+        let bad = Upstream::start(move |query, _| vec![reply_with(query, 1, rcode, &[])]).await;
+        let good = answering(2).await;
+        let upstreams = Upstreams::new(UpstreamSettings {
+            strategy: Strategy::InOrder,
+            ..settings(&[bad.address, good.address])
+        });
+        let response = upstreams.forward(&question("a.example")).await.unwrap();
+        assert_eq!((response.rcode, last_byte(&response)), (0, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_short_timeout_hides_no_loop() {
+    let relay = Relay::start().await;
+    let mut config = forwarding_to(relay.address);
+    config.upstream.timeout = Duration::from_millis(300);
+    let server = Running::start(config);
+    *relay.target.lock().unwrap() = Some(server.address);
+    until("the loop is found", async || {
+        let owner = format!("n{}.example", rand::random::<u32>());
+        let reply = ask(server.address, &owner, RecordType::A).await;
+        ede(&reply).is_some_and(|(_, text)| text.contains("loop"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_forwards_to_itself_finds_out() {
+    let first = Running::start(config());
+    first
+        .reload
+        .send(forwarding_to(first.address))
+        .await
+        .unwrap();
+    until("the loop is found", async || {
+        let owner = format!("n{}.example", rand::random::<u32>());
+        let reply = ask(first.address, &owner, RecordType::A).await;
+        ede(&reply).is_some_and(|(_, text)| text.contains("loop"))
+    })
+    .await;
+}

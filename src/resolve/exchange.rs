@@ -26,8 +26,8 @@ pub(super) enum Datagram {
     Answer(Response),
     /// An answer without the letter case or the cookie that the query had in it: forged, or from a
     /// server that does not send them back. TCP tells which.
-    Unproven,
-    /// Ask over TCP: the answer is cut short, or somebody floods us with wrong ones.
+    Unproven(Response),
+    /// Ask over TCP: the answer is cut short or garbage, or somebody floods us with wrong ones.
     AskTcp,
 }
 
@@ -62,7 +62,7 @@ async fn exchange_once(
     let answers = |response: &Response| response.keeps_case;
     match over_udp(server, &query, question, answers).await? {
         Datagram::Answer(response) => Ok(response),
-        Datagram::Unproven | Datagram::AskTcp => over_tcp(server, &query, question).await,
+        Datagram::Unproven(_) | Datagram::AskTcp => over_tcp(server, &query, question).await,
     }
 }
 
@@ -90,9 +90,8 @@ pub(super) async fn over_udp(
             Verdict::Answer(response) if is_proven(&response) => {
                 return Ok(Datagram::Answer(response));
             }
-            Verdict::Answer(_) => return Ok(Datagram::Unproven),
-            Verdict::Truncated => return Ok(Datagram::AskTcp),
-            Verdict::Malformed => return Err(malformed()),
+            Verdict::Answer(response) => return Ok(Datagram::Unproven(response)),
+            Verdict::Truncated | Verdict::Malformed => return Ok(Datagram::AskTcp),
             Verdict::NotOurs => {}
         }
     }

@@ -7,7 +7,9 @@ use super::answers::Question;
 use super::failure::Ede;
 use super::query::{OPT, OPTION_COOKIE, Query};
 use crate::pkarr::Record;
-use crate::wire::{self, HEADER_LEN, Header, Layout, OPTION_EDE, RecordAt, Section, flags};
+use crate::wire::{
+    self, HEADER_LEN, Header, Layout, MAX_MESSAGE_LEN, OPTION_EDE, RecordAt, Section, flags,
+};
 
 /// A server's answer: its bytes without the OPT, whose contents are here.
 #[derive(Debug, Clone)]
@@ -65,6 +67,9 @@ impl Response {
             ResponseCode::Refused,
             ResponseCode::FormErr,
             ResponseCode::NotImp,
+            // What these are about is between the server and us.
+            ResponseCode::BADVERS,
+            ResponseCode::BADCOOKIE,
         ]
         .map(u16::from)
         .contains(&self.rcode)
@@ -109,11 +114,14 @@ pub(super) fn accept(query: &Query, message: &[u8], question: &Question) -> Verd
     let question_end = HEADER_LEN + question.len();
     let [questions, ..] = header.counts;
     let low_rcode = header.flags & flags::RCODE;
-    let bare_error = questions == 0 && message.len() == HEADER_LEN && low_rcode != 0;
-    let mut keeps_case = true;
+    // Servers of old answer what they do not understand with a bare header. It proves nothing.
+    let old_errors = [ResponseCode::FormErr, ResponseCode::NotImp].map(u16::from);
+    let is_bare = questions == 0 && message.len() == HEADER_LEN;
+    let bare_error = is_bare && old_errors.contains(&low_rcode);
+    let mut keeps_case = false;
     if !bare_error {
         let echoed = message.get(HEADER_LEN..question_end).unwrap_or_default();
-        if questions != 1 || !echoed.eq_ignore_ascii_case(&question) {
+        if questions != 1 || !is_same_question(echoed, &question) {
             return Verdict::NotOurs;
         }
         keeps_case = echoed == query.question();
@@ -121,7 +129,6 @@ pub(super) fn accept(query: &Query, message: &[u8], question: &Question) -> Verd
             return Verdict::Truncated;
         }
     }
-    // Servers of old answer what they do not understand with a bare header.
     let mut wire = message.to_vec();
     if bare_error {
         wire::write_at(&mut wire, 4, &1_u16.to_be_bytes());
@@ -135,8 +142,19 @@ pub(super) fn accept(query: &Query, message: &[u8], question: &Question) -> Verd
             keeps_case,
             ..response
         }),
-        None => Verdict::Malformed,
+        // Whoever cannot tell the case of the letters does not end the query with garbage.
+        None if keeps_case => Verdict::Malformed,
+        None => Verdict::NotOurs,
     }
+}
+
+/// Whether two questions are for the same name, in whatever case, the same type and the same class.
+fn is_same_question(one: &[u8], other: &[u8]) -> bool {
+    let split = |question| <[u8]>::split_last_chunk::<4>(question);
+    let (Some((one, of_one)), Some((other, of_other))) = (split(one), split(other)) else {
+        return false;
+    };
+    of_one == of_other && one.eq_ignore_ascii_case(other)
 }
 
 /// Takes the OPT out of a message. What stands behind it is written anew without compression, since
@@ -188,6 +206,9 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
     }
     wire.truncate(opt.start);
     wire.extend(behind);
+    if wire.len() > MAX_MESSAGE_LEN {
+        return None;
+    }
     let [_, _, _, additionals] = layout.header.counts;
     let left = additionals.checked_sub(1)?;
     wire::write_at(&mut wire, 10, &left.to_be_bytes());

@@ -5,7 +5,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::answers::Question;
 use super::failure::Failure;
 use super::response::Response;
-use crate::wire::{self, HEADER_LEN, Layout, RecordAt, Section, flags};
+use crate::wire::{self, HEADER_LEN, Layout, MAX_MESSAGE_LEN, RecordAt, Section, flags};
 
 /// Types that only clients with DO get without asking for them: DS, RRSIG, NSEC, NSEC3 (RFC 4035
 /// section 3.2.1, RFC 5155 section 7).
@@ -81,6 +81,9 @@ fn keep(response: &mut Response, stays: impl Fn(usize, &RecordAt) -> bool) -> Re
         let left = records().filter(|(i, record)| record.section == section && stays(*i, record));
         let count = u16::try_from(left.count()).map_err(|_| Failure::Unwritable)?;
         wire::write_at(&mut bytes, at, &count.to_be_bytes());
+    }
+    if bytes.len() > MAX_MESSAGE_LEN {
+        return Err(Failure::Unwritable);
     }
     response.layout = Layout::read(&bytes).map_err(|_| Failure::Unwritable)?;
     response.wire = bytes;

@@ -18,6 +18,10 @@ use crate::resolve::response::Response;
 
 /// Servers that one question is put to at the same time, without waiting for any.
 const MAX_AT_ONCE: usize = 3;
+/// Servers that one question is put to at most, so that not all of many learn of each slow name.
+const MAX_SERVERS: usize = 4;
+/// How long those who have not answered lately are waited for, when the others have refused.
+const HOPE: Duration = Duration::from_millis(300);
 /// How often a server is asked for one question, so that a lost datagram costs [`AGAIN`] and not the
 /// answer.
 const ROUNDS: usize = 3;
@@ -74,7 +78,8 @@ impl Group {
         }
         let started = Instant::now();
         let deadline = started + self.timeout;
-        let plan = self.plan(started);
+        self.test_loops_again(started);
+        let plan = self.plan();
         if plan.order.is_empty() {
             return Err(Failure::Loop);
         }
@@ -86,9 +91,9 @@ impl Group {
             && let Some(server) = self.servers.get(turn.index)
         {
             // Nearly always this is all: what follows is for those who are late or fail.
-            late = started + turn.patience(server);
+            late = started + self.patience(&turn, server);
             let mut asked = ask(turn.index, Arc::clone(server), question.clone(), deadline);
-            match timeout_at(late.min(deadline), &mut asked).await {
+            match timeout_at(late, &mut asked).await {
                 Ok((_, Ok(response))) if !response.is_server_failure() => return Ok(response),
                 Ok(outcome) => running.push(ready(outcome).boxed()),
                 Err(_) => running.push(asked),
@@ -107,90 +112,120 @@ impl Group {
         deadline: Instant,
     ) -> Result<Response, Failure> {
         let mut left = plan.agenda(&self.servers).peekable();
-        let mut refused = vec![false; self.servers.len()];
+        let already: Vec<usize> = left.by_ref().take(running.len()).map(|t| t.index).collect();
+        let mut start = plan.at_once - already.len();
+        let mut who = Asking::new(self.servers.len(), &already);
         let mut refusal = None;
         let mut troubles = Vec::new();
-        let mut start = plan.at_once - left.by_ref().take(running.len()).count();
+        // When only a refusal is to be had, and those are left who do not answer.
+        let mut give_up = None;
         // Whether the answer is later than usual; and whether it has just become so.
         let (mut is_late, mut is_overdue) = (false, false);
         loop {
             for _ in 0..std::mem::take(&mut start) {
-                let has_refused = |index: usize| refused.get(index).copied().unwrap_or(true);
-                while left.next_if(|turn| has_refused(turn.index)).is_some() {}
+                while left.next_if(|turn| who.has_refused(turn.index)).is_some() {}
                 // Nobody is asked again while an answer may still come in time.
                 let may = |turn: &Turn| turn.round == 0 || is_overdue || running.is_empty();
                 let Some(turn) = left.next_if(may) else {
                     break;
                 };
-                let Some(server) = self.servers.get(turn.index) else {
+                let now = Instant::now();
+                let Some(server) = self.servers.get(turn.index).filter(|_| now < deadline) else {
                     continue;
                 };
-                late = Instant::now() + turn.patience(server);
-                running.push(ask(
-                    turn.index,
-                    Arc::clone(server),
-                    question.clone(),
-                    deadline,
-                ));
+                late = now + self.patience(&turn, server);
+                who.is_asked(turn.index);
+                let server = Arc::clone(server);
+                running.push(ask(turn.index, server, question.clone(), deadline));
             }
             if running.is_empty() {
                 break;
             }
+            if refusal.is_some() && give_up.is_none() && self.all_fail(&who) {
+                give_up = Some(Instant::now() + HOPE);
+            }
             is_overdue = false;
             tokio::select! {
-                Some((index, result)) = running.next() => match result {
-                    Ok(response) if !response.is_server_failure() => {
-                        self.learn(running);
-                        return Ok(response);
-                    }
-                    Ok(response) => {
-                        // Another server may know better; this one has had its say.
-                        if let Some(refused) = refused.get_mut(index) {
-                            *refused = true;
+                Some((index, result)) = running.next() => {
+                    start = 1;
+                    who.has_ended(index);
+                    match result {
+                        Ok(response) if !response.is_server_failure() => {
+                            self.learn(running);
+                            return Ok(response);
                         }
-                        refusal.get_or_insert(response);
-                        start = 1;
+                        Ok(response) => {
+                            // Another server may know better; this one has had its say.
+                            who.refuses(index);
+                            refusal.get_or_insert(response);
+                        }
+                        Err(trouble) => troubles.push(trouble),
                     }
-                    Err(trouble) => {
-                        troubles.push(trouble);
-                        start = 1;
-                    }
-                },
-                () = sleep_until(late.min(deadline)) => {
-                    let now = Instant::now();
-                    if now >= deadline {
-                        troubles.push(Trouble::TimedOut);
-                        break;
+                }
+                // At the deadline they end by themselves.
+                () = sleep_until(late), if late < deadline => {
+                    if self.all_loop() {
+                        return Err(Failure::Loop);
                     }
                     (is_late, is_overdue) = (true, true);
                     self.suspect_loops(plan);
                     late = deadline;
                     start = 1;
                 }
+                () = sleep_until(give_up.unwrap_or(deadline)), if give_up.is_some() => {
+                    self.learn(running);
+                    break;
+                }
                 () = self.loops.caught(), if is_late => {
-                    let now = Instant::now();
-                    if self.servers.iter().all(|server| server.pulse().is_looping(now)) {
+                    if self.all_loop() {
                         return Err(Failure::Loop);
                     }
                     start = 1;
                 }
             }
         }
+        if troubles.contains(&Trouble::TimedOut) {
+            self.suspect_loops(plan);
+        }
         refusal.ok_or_else(|| failure(&troubles))
+    }
+
+    /// How long the server may be silent before the next turn: in any case not so long that there would
+    /// be no time for another one.
+    fn patience(&self, turn: &Turn, server: &Server) -> Duration {
+        let patience = if turn.is_last_of_round {
+            AGAIN * (turn.round + 1)
+        } else {
+            server.pulse().patience()
+        };
+        patience.min(self.timeout / 3)
     }
 
     /// Whether none of them has answered the last question that it got.
     pub(super) fn is_down(&self) -> bool {
-        let now = Instant::now();
-        self.servers.iter().all(|server| {
+        let is_down = |server: &Arc<Server>| {
             let pulse = server.pulse();
-            pulse.is_failing() || pulse.is_looping(now)
-        })
+            pulse.is_failing() || pulse.is_looping()
+        };
+        self.servers.iter().all(is_down)
     }
 
-    fn plan(&self, now: Instant) -> Plan {
+    /// Whether those who are being asked do not answer lately.
+    fn all_fail(&self, who: &Asking) -> bool {
+        let servers = self.servers.iter().enumerate();
+        let mut asked = servers.filter(|(index, _)| who.is_under_way(*index));
+        asked.all(|(_, server)| server.pulse().is_failing())
+    }
+
+    fn all_loop(&self) -> bool {
+        self.servers
+            .iter()
+            .all(|server| server.pulse().is_looping())
+    }
+
+    fn plan(&self) -> Plan {
         if let [server] = self.servers.as_slice() {
-            let is_looping = server.pulse().is_looping(now);
+            let is_looping = server.pulse().is_looping();
             return Plan {
                 order: if is_looping { Vec::new() } else { vec![0] },
                 at_once: 1,
@@ -199,7 +234,7 @@ impl Group {
         let mut candidates: Vec<(bool, Option<Duration>, usize)> = Vec::new();
         for (index, server) in self.servers.iter().enumerate() {
             let pulse = server.pulse();
-            if !pulse.is_looping(now) {
+            if !pulse.is_looping() {
                 candidates.push((pulse.is_failing(), pulse.usual(), index));
             }
         }
@@ -256,6 +291,15 @@ impl Group {
         });
     }
 
+    /// Sees whether those who sent questions back to us still do.
+    fn test_loops_again(&self, now: Instant) {
+        for server in &self.servers {
+            if server.pulse().should_test(now) {
+                self.loops.test(server, self.domain.as_ref());
+            }
+        }
+    }
+
     fn suspect_loops(&self, plan: &Plan) {
         for index in &plan.order {
             if let Some(server) = self.servers.get(*index) {
@@ -272,14 +316,46 @@ struct Turn {
     is_last_of_round: bool,
 }
 
-impl Turn {
-    /// How long the server may be silent before the next turn.
-    fn patience(&self, server: &Server) -> Duration {
-        if self.is_last_of_round {
-            AGAIN * (self.round + 1)
-        } else {
-            server.pulse().patience()
+/// Which servers a question is with.
+struct Asking(Vec<With>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct With {
+    under_way: usize,
+    refused: bool,
+}
+
+impl Asking {
+    fn new(servers: usize, asked: &[usize]) -> Self {
+        let mut asking = Self(vec![With::default(); servers]);
+        asked.iter().for_each(|index| asking.is_asked(*index));
+        asking
+    }
+
+    fn is_asked(&mut self, index: usize) {
+        if let Some(with) = self.0.get_mut(index) {
+            with.under_way += 1;
         }
+    }
+
+    fn has_ended(&mut self, index: usize) {
+        if let Some(with) = self.0.get_mut(index) {
+            with.under_way = with.under_way.saturating_sub(1);
+        }
+    }
+
+    fn refuses(&mut self, index: usize) {
+        if let Some(with) = self.0.get_mut(index) {
+            with.refused = true;
+        }
+    }
+
+    fn has_refused(&self, index: usize) -> bool {
+        self.0.get(index).is_none_or(|with| with.refused)
+    }
+
+    fn is_under_way(&self, index: usize) -> bool {
+        self.0.get(index).is_some_and(|with| with.under_way > 0)
     }
 }
 
@@ -297,9 +373,9 @@ impl Plan {
     /// All turns: each server once; then those again whose queries may have been lost.
     fn agenda(&self, servers: &[Arc<Server>]) -> impl Iterator<Item = Turn> + use<> {
         let loses = |index: &usize| servers.get(*index).is_some_and(|s| s.loses_queries());
-        let again: Vec<usize> = self.order.iter().copied().filter(loses).collect();
-        let rounds =
-            std::iter::once(self.order.clone()).chain(std::iter::repeat_n(again, ROUNDS - 1));
+        let once: Vec<usize> = self.order.iter().copied().take(MAX_SERVERS).collect();
+        let again: Vec<usize> = once.iter().copied().filter(loses).collect();
+        let rounds = std::iter::once(once).chain(std::iter::repeat_n(again, ROUNDS - 1));
         let turns = rounds.zip(0..).flat_map(|(order, round)| {
             let last = order.len();
             order.into_iter().zip(1..).map(move |(index, nth)| Turn {
@@ -332,8 +408,6 @@ fn failure(troubles: &[Trouble]) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::Semaphore;
-
     use super::*;
     use crate::endpoint::Endpoint;
     use crate::resolve::upstream::link::{Bootstrap, Tls};
@@ -343,11 +417,10 @@ mod tests {
     fn group(strategy: Strategy, count: u8) -> Group {
         let tls = Arc::new(Tls::new(None).unwrap());
         let bootstrap = Arc::new(Bootstrap::new(Vec::new()));
-        let sockets = Arc::new(Semaphore::new(1));
         let server = |last| {
             let endpoint = Endpoint::plain(([192, 0, 2, last], 53).into());
             let (tls, bootstrap) = (Arc::clone(&tls), Arc::clone(&bootstrap));
-            Arc::new(Server::new(endpoint, tls, bootstrap, Arc::clone(&sockets)))
+            Arc::new(Server::new(endpoint, tls, bootstrap))
         };
         let servers = (0..count).map(server).collect();
         Group::new(None, servers, strategy, 1000 * MS, Arc::default())
@@ -355,7 +428,7 @@ mod tests {
 
     /// Whom it would ask at once, and who comes after them.
     fn plan(group: &Group) -> (Vec<usize>, Vec<usize>) {
-        let plan = group.plan(Instant::now());
+        let plan = group.plan();
         let (first, rest) = plan.order.split_at(plan.at_once);
         (first.to_vec(), rest.to_vec())
     }
@@ -427,7 +500,7 @@ mod tests {
     async fn every_server_has_its_turn_and_what_may_be_lost_two_more() {
         let group = group(Strategy::Fastest, 2);
         let turns: Vec<(usize, u32, bool)> = group
-            .plan(Instant::now())
+            .plan()
             .agenda(&group.servers)
             .map(|turn| (turn.index, turn.round, turn.is_last_of_round))
             .collect();

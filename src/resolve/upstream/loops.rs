@@ -113,6 +113,16 @@ impl Loops {
     }
 }
 
+/// Whether a name is one of those that test questions have.
+pub(super) fn is_below_test_domain(name: &Name) -> bool {
+    let mut labels = name.iter().rev();
+    let domain = [b"example".as_slice(), b"pkbridge", b"loop-test"];
+    domain.into_iter().all(|label| {
+        let here = labels.next();
+        here.is_some_and(|here| here.eq_ignore_ascii_case(label))
+    })
+}
+
 fn test_name(domain: Option<&Name>) -> Option<Name> {
     let label = format!("{:016x}", rand::random::<u64>());
     let domain = match domain {
@@ -120,4 +130,21 @@ fn test_name(domain: Option<&Name>) -> Option<Name> {
         None => Name::from_ascii(TEST_DOMAIN).ok()?,
     };
     domain.prepend_label(label).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_names_are_below_the_test_domain() {
+        let name = test_name(None).unwrap();
+        assert!(is_below_test_domain(&name), "{name}");
+        assert_ne!(test_name(None).unwrap(), name);
+        for other in ["example.", "pkbridge.example.", "loop-test.example.", "."] {
+            assert!(!is_below_test_domain(&Name::from_ascii(other).unwrap()));
+        }
+        let lan = Name::from_ascii("lan.").unwrap();
+        assert!(lan.zone_of(&test_name(Some(&lan)).unwrap()));
+    }
 }

@@ -142,13 +142,6 @@ impl Manner {
         }
     }
 
-    pub(super) fn without_case(&self) -> Self {
-        Self {
-            mixes_case: false,
-            ..self.clone()
-        }
-    }
-
     pub(super) fn without_cookie(&self) -> Self {
         Self {
             cookie: Vec::new(),
@@ -163,6 +156,18 @@ impl Manner {
     /// Whether it would write the same query.
     pub(super) fn is_as(&self, other: &Self) -> bool {
         self.cookie == other.cookie
+    }
+
+    /// The same without what this answer did not send back.
+    pub(super) fn without_what_lacks(&self, response: &Response) -> Self {
+        let mut manner = self.clone();
+        if !response.keeps_case {
+            manner.mixes_case = false;
+        }
+        if !manner.is_proof(response) {
+            manner.cookie = Vec::new();
+        }
+        manner
     }
 
     /// Whether an answer over UDP shows what a forger could not know: the case of the letters, our

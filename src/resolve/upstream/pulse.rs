@@ -19,7 +19,7 @@ const MEASURE_AGAIN: Duration = Duration::from_secs(60);
 /// First and longest pause between questions to a server that does not answer.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// How long a server that sends our questions back to us is not asked.
+/// How long a server that sends our questions back to us is left alone before it is tested again.
 const LOOP_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is known of a server's health.
@@ -28,8 +28,9 @@ pub(super) struct Pulse {
     rtt: Option<Rtt>,
     measured: Option<Instant>,
     answered: Option<Instant>,
-    /// Failures since the last answer.
+    /// Failures since the last answer, one after the other.
     failures: u32,
+    failed: Option<Instant>,
     /// When it is tried again, if it fails.
     retry: Option<Instant>,
     loops_until: Option<Instant>,
@@ -87,6 +88,11 @@ impl Pulse {
             // A datagram was lost, no more.
             return None;
         }
+        if self.failed.is_some_and(|failed| failed > asked) {
+            // One failure, felt by all who asked meanwhile.
+            return None;
+        }
+        self.failed = Some(now);
         let change = (!self.is_failing()).then_some(Change::Fails);
         let pause = RETRY_MIN * 2_u32.saturating_pow(self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
@@ -107,6 +113,7 @@ impl Pulse {
     /// Takes that the server sends questions back to us; whether this is news.
     pub(super) fn loops(&mut self, now: Instant) -> bool {
         let news = self.loops_until.is_none();
+        // Also if it is to be tested again: then it has been, with this result.
         self.loops_until = Some(now + LOOP_PAUSE);
         news
     }
@@ -116,9 +123,14 @@ impl Pulse {
         self.loops_until.take().is_some()
     }
 
-    /// Whether it must not be asked now.
-    pub(super) fn is_looping(&self, now: Instant) -> bool {
-        self.loops_until.is_some_and(|until| now < until)
+    /// Whether it must not be asked: until a test question has not come back.
+    pub(super) fn is_looping(&self) -> bool {
+        self.loops_until.is_some()
+    }
+
+    /// Whether it should be tested whether it still sends questions back.
+    pub(super) fn should_test(&self, now: Instant) -> bool {
+        self.loops_until.is_some_and(|until| now >= until)
     }
 
     pub(super) fn is_failing(&self) -> bool {
@@ -148,7 +160,7 @@ impl Pulse {
                 measures && self.measured.is_none_or(is_old)
             }
         };
-        let taken = due && !self.is_probed && !self.is_looping(now);
+        let taken = due && !self.is_probed && !self.is_looping();
         self.is_probed |= taken;
         taken
     }
@@ -219,6 +231,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn questions_that_fail_together_are_one_failure() {
+        let mut pulse = Pulse::default();
+        let asked = Instant::now();
+        let now = asked + RETRY_MIN;
+        assert_eq!(pulse.failed(now, asked), Some(Change::Fails));
+        for late in 1..100 {
+            assert_eq!(pulse.failed(now + late * MS, asked + late * MS), None);
+        }
+        assert!(pulse.take_probe(now + RETRY_MIN, false), "the first pause");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_old_measurement_is_repeated_and_a_loop_is_not_asked() {
         let mut pulse = Pulse::default();
         let now = Instant::now();
@@ -231,9 +255,13 @@ mod tests {
         pulse.probed();
         assert!(pulse.loops(now));
         assert!(!pulse.loops(now));
-        assert!(pulse.is_looping(now));
-        assert!(!pulse.take_probe(now, true));
-        assert!(!pulse.is_looping(now + LOOP_PAUSE));
+        assert!(pulse.is_looping());
+        assert!(!pulse.take_probe(now + MEASURE_AGAIN, true));
+        assert!(!pulse.should_test(now));
+        assert!(pulse.should_test(now + LOOP_PAUSE));
+        assert!(pulse.is_looping(), "until a test says otherwise");
         assert!(pulse.loops_no_more());
+        assert!(!pulse.is_looping());
+        assert!(pulse.loops(now), "it is news again");
     }
 }

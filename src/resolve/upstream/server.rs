@@ -1,14 +1,15 @@
 //! One upstream resolver: how a question is put to it, and how it is doing.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::link::{Bootstrap, Link, Tls};
+use super::link::{Bootstrap, Link, LinkError, Tls};
 use super::manners::{Manner, Manners};
 use super::pulse::{Change, Pulse};
 use crate::endpoint::{Endpoint, Host, Transport};
@@ -17,6 +18,8 @@ use crate::resolve::exchange::{Datagram, answer_on_stream, over_udp};
 use crate::resolve::query::{Peer, Query, Style};
 use crate::resolve::response::Response;
 
+/// UDP queries to one server at once; questions beyond it wait, within their timeout.
+const MAX_SOCKETS: usize = 512;
 /// Datagrams for one question: the query, and again without a wrong cookie, without any cookie,
 /// without EDNS.
 const MAX_DATAGRAMS: usize = 4;
@@ -33,8 +36,8 @@ pub(super) struct Server {
     manners: Manners,
     /// Whether nobody on the way to it could change its answers.
     is_way_safe: bool,
-    /// Sockets for UDP queries, shared by all servers.
-    sockets: Arc<Semaphore>,
+    /// Places for UDP queries.
+    sockets: Semaphore,
     pulse: Mutex<Pulse>,
 }
 
@@ -43,34 +46,37 @@ pub(super) struct Server {
 pub(super) enum Trouble {
     /// It was silent.
     TimedOut,
-    /// The network, or the server, said no; or what came is no answer.
-    Error(String),
+    /// The network, or the server, said no.
+    Unreachable(String),
+    /// It spoke, but no answer came of it.
+    Unusable(String),
+    /// Too many questions wait for it already.
+    Busy,
 }
 
 impl std::fmt::Display for Trouble {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::TimedOut => f.write_str("timed out"),
-            Self::Error(error) => f.write_str(error),
+            Self::Unreachable(error) | Self::Unusable(error) => f.write_str(error),
+            Self::Busy => f.write_str("too many questions under way"),
         }
     }
 }
 
-impl<E: std::error::Error> From<E> for Trouble {
-    fn from(error: E) -> Self {
-        Self::Error(error.to_string())
+impl From<LinkError> for Trouble {
+    fn from(error: LinkError) -> Self {
+        match &error {
+            LinkError::Connect(_) | LinkError::Lost(_) => Self::Unreachable(error.to_string()),
+            LinkError::Status(_) | LinkError::Answer(_) => Self::Unusable(error.to_string()),
+        }
     }
 }
 
 impl Server {
-    pub(super) fn new(
-        endpoint: Endpoint,
-        tls: Arc<Tls>,
-        bootstrap: Arc<Bootstrap>,
-        sockets: Arc<Semaphore>,
-    ) -> Self {
+    pub(super) fn new(endpoint: Endpoint, tls: Arc<Tls>, bootstrap: Arc<Bootstrap>) -> Self {
         let address = match &endpoint.host {
-            Host::Address(ip) => Some(SocketAddr::new(*ip, endpoint.port)),
+            Host::Address(_) => endpoint.known_addresses().first().copied(),
             Host::Name(_) => None,
         };
         let mut of_link = endpoint.clone();
@@ -85,7 +91,7 @@ impl Server {
             manners: Manners::new(),
             is_way_safe: endpoint.is_encrypted()
                 || address.is_some_and(|address| address.ip().is_loopback()),
-            sockets,
+            sockets: Semaphore::new(MAX_SOCKETS),
             pulse: Mutex::new(Pulse::default()),
             endpoint,
         }
@@ -105,50 +111,73 @@ impl Server {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks it, and takes note of how long it took. Answers of any RCODE are answers.
+    /// Asks it, and takes note of how it does. Answers of any RCODE are answers.
     pub(super) async fn ask(
         &self,
         question: &Question,
         deadline: Instant,
     ) -> Result<Response, Trouble> {
+        let socket = match self.udp {
+            // Never closed, so that this only waits. What is waited here is not the server's fault.
+            Some(_) => match timeout_at(deadline, self.sockets.acquire()).await {
+                Ok(socket) => socket.ok(),
+                Err(_) => return Err(Trouble::Busy),
+            },
+            None => None,
+        };
         let asked = Instant::now();
-        let result = match timeout_at(deadline, self.exchange(question)).await {
+        let spoke = AtomicBool::new(false);
+        let result = match timeout_at(deadline, self.exchange(question, socket, &spoke)).await {
             Ok(result) => result,
             Err(_) => Err(Trouble::TimedOut),
         };
-        let now = Instant::now();
-        let change = match &result {
-            Ok(_) => self.pulse().answered(now, now.duration_since(asked)),
-            Err(_) => self.pulse().failed(now, asked),
-        };
-        let server = &self.endpoint;
-        match (change, &result) {
-            (Some(Change::Fails), Err(trouble)) => {
-                tracing::warn!(%server, %trouble, "an upstream does not answer");
-            }
-            (Some(Change::Answers), _) => tracing::info!(%server, "an upstream answers again"),
-            (Some(Change::Fails) | None, _) => {}
-        }
+        self.take_note(&result, asked, spoke.into_inner());
         result.map(|response| response.for_clients(self.is_way_safe))
     }
 
-    /// What is rare is in boxes of its own, so that the future of a datagram stays small.
-    async fn exchange(&self, question: &Question) -> Result<Response, Trouble> {
+    fn take_note(&self, result: &Result<Response, Trouble>, asked: Instant, spoke: bool) {
+        let now = Instant::now();
+        let server = &self.endpoint;
+        match result {
+            Ok(_) => {
+                let change = self.pulse().answered(now, now.duration_since(asked));
+                if change == Some(Change::Answers) {
+                    tracing::info!(%server, "an upstream answers again");
+                }
+            }
+            // What is wrong with one answer says nothing of the next one.
+            Err(Trouble::Unusable(_) | Trouble::Busy) => {}
+            Err(Trouble::TimedOut | Trouble::Unreachable(_)) if spoke => {}
+            Err(trouble @ (Trouble::TimedOut | Trouble::Unreachable(_))) => {
+                if self.pulse().failed(now, asked) == Some(Change::Fails) {
+                    tracing::warn!(%server, %trouble, "an upstream does not answer");
+                }
+            }
+        }
+    }
+
+    /// Tells in `spoke` when anything of the server's has come. What is rare is in boxes of its own, so
+    /// that the future of a datagram stays small.
+    async fn exchange(
+        &self,
+        question: &Question,
+        mut socket: Option<SemaphorePermit<'_>>,
+        spoke: &AtomicBool,
+    ) -> Result<Response, Trouble> {
         let Some(address) = self.udp else {
             return Box::pin(self.exchange_on_link(question)).await;
         };
-        // Never closed, so that this only waits.
-        let _socket = self.sockets.acquire().await?;
         let first = self.manners.now();
         let mut manner = first.clone();
         for _ in 0..MAX_DATAGRAMS {
             let query = Query::new(Peer::Resolver, question, &manner.style());
             let is_proof = |response: &Response| manner.is_proof(response);
-            let response = match over_udp(address, &query, question, is_proof).await? {
+            let datagram = over_udp(address, &query, question, is_proof).await;
+            let datagram = datagram.map_err(|error| Trouble::Unreachable(error.to_string()))?;
+            spoke.store(true, Ordering::Relaxed);
+            let response = match datagram {
                 Datagram::Answer(response) => response,
-                Datagram::Unproven => {
-                    return Box::pin(self.prove(address, question, &manner)).await;
-                }
+                Datagram::Unproven(_) => Box::pin(self.prove(address, question, &manner)).await?,
                 Datagram::AskTcp => break,
             };
             if response.rcode == u16::from(ResponseCode::BADCOOKIE) && manner.has_cookie() {
@@ -168,6 +197,7 @@ impl Server {
                 return Ok(response);
             }
         }
+        drop(socket.take());
         let response = Box::pin(self.over_tcp(question, &manner)).await?;
         self.note(&first, &manner, &response);
         Ok(response)
@@ -190,7 +220,8 @@ impl Server {
     }
 
     /// What TCP says, which nobody off the way can forge, after an answer without letter case or
-    /// cookie; and what UDP says to a plain query if there is no TCP.
+    /// cookie. If there is no TCP: what UDP says to another query, and to one without what its answer
+    /// has not sent back either.
     async fn prove(
         &self,
         address: SocketAddr,
@@ -200,27 +231,49 @@ impl Server {
         if let Ok(Ok(response)) = timeout(PROOF_PATIENCE, self.over_tcp(question, manner)).await {
             return Ok(response);
         }
-        let plain = manner.without_case().without_cookie();
-        let query = Query::new(Peer::Resolver, question, &plain.style());
-        match over_udp(address, &query, question, |_| true).await? {
+        let unreachable = |error: std::io::Error| Trouble::Unreachable(error.to_string());
+        let ask = async |manner: &Manner| {
+            let query = Query::new(Peer::Resolver, question, &manner.style());
+            let is_proof = |response: &Response| manner.is_proof(response);
+            over_udp(address, &query, question, is_proof).await
+        };
+        let lacking = match ask(manner).await.map_err(unreachable)? {
+            Datagram::Answer(response) => return Ok(response),
+            Datagram::Unproven(response) => response,
+            Datagram::AskTcp => return Err(unproven()),
+        };
+        let plain = manner.without_what_lacks(&lacking);
+        match ask(&plain).await.map_err(unreachable)? {
             Datagram::Answer(response) => {
-                tracing::info!(
-                    server = %self.endpoint,
-                    "an upstream does not keep the case of letters or its cookie, and has no TCP: \
-                     its answers are easier to forge"
-                );
-                self.manners.breaks_case();
-                self.manners.lacks_cookies();
+                if !response.is_format_error() {
+                    self.lacks_proof(manner, &plain);
+                }
                 Ok(response)
             }
-            Datagram::Unproven | Datagram::AskTcp => Err(Trouble::Error(
-                "cut short, and not to be had over TCP".to_owned(),
-            )),
+            Datagram::Unproven(_) | Datagram::AskTcp => Err(unproven()),
+        }
+    }
+
+    /// Takes note that the server answers in `plain`, and not in `manner`.
+    fn lacks_proof(&self, manner: &Manner, plain: &Manner) {
+        tracing::info!(
+            server = %self.endpoint,
+            "an upstream does not keep the case of letters or its cookie, and has no TCP: its answers \
+             are easier to forge"
+        );
+        if manner.mixes_case && !plain.mixes_case {
+            self.manners.breaks_case();
+        }
+        if manner.has_cookie() && !plain.has_cookie() {
+            self.manners.lacks_cookies();
         }
     }
 
     async fn over_tcp(&self, question: &Question, manner: &Manner) -> Result<Response, Trouble> {
         let response = self.on_link(question, &manner.style()).await?;
+        if response.is_format_error() {
+            return Ok(response);
+        }
         if manner.mixes_case && !response.keeps_case {
             tracing::debug!(server = %self.endpoint, "an upstream does not keep the case of letters");
             self.manners.breaks_case();
@@ -253,6 +306,11 @@ impl Server {
     async fn on_link(&self, question: &Question, style: &Style<'_>) -> Result<Response, Trouble> {
         let query = Query::new(Peer::Resolver, question, style);
         let message = self.link.ask(query.bytes()).await?;
-        Ok(answer_on_stream(&query, &message, question)?)
+        answer_on_stream(&query, &message, question)
+            .map_err(|error| Trouble::Unusable(error.to_string()))
     }
+}
+
+fn unproven() -> Trouble {
+    Trouble::Unusable("an answer that may be forged, and no TCP to ask over".to_owned())
 }
