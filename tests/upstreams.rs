@@ -225,7 +225,11 @@ async fn a_server_that_breaks_the_case_and_has_no_tcp_is_believed_after_a_plain_
     });
     let upstreams = upstreams(&[server]);
     assert_eq!(address(&upstreams, LONG).await, 1);
-    assert_eq!(asked.load(Ordering::SeqCst), 3, "twice, and then a plain query");
+    assert_eq!(
+        asked.load(Ordering::SeqCst),
+        3,
+        "twice, and then a plain query"
+    );
     assert_eq!(address(&upstreams, LONG).await, 1);
     assert_eq!(asked.load(Ordering::SeqCst), 4, "it is remembered");
 }
@@ -437,6 +441,18 @@ async fn a_domain_goes_to_its_own_servers_by_the_longest_match() {
         assert_eq!(last_byte(&response), last, "{owner}");
         assert_eq!(upstreams.has_rule_for(&name(owner)), last != 1, "{owner}");
     }
+}
+
+#[tokio::test]
+async fn a_refusal_by_icmp_is_felt_at_once() {
+    let upstreams = Upstreams::new(UpstreamSettings {
+        timeout: Duration::from_secs(3600),
+        ..settings(&["127.0.0.77:1".parse().unwrap()])
+    });
+    let asked = question("a.example");
+    let asked = tokio::time::timeout(PATIENCE, upstreams.forward(&asked)).await;
+    let failure = asked.expect("it waits for an hour").unwrap_err();
+    assert_eq!(failure.ede().code, 23, "{failure}");
 }
 
 #[tokio::test]

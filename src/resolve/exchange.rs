@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::RngExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::answers::Question;
@@ -79,14 +79,7 @@ pub(super) async fn over_udp(
     socket.connect(server).await?;
     socket.send(query.bytes()).await?;
     for _ in 0..MAX_WRONG_DATAGRAMS {
-        let verdict = loop {
-            socket.readable().await?;
-            match receive(&socket, query, question) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                received => break received?,
-            }
-        };
-        match verdict {
+        match receive(&socket, query, question).await? {
             Verdict::Answer(response) if is_proven(&response) => {
                 return Ok(Datagram::Answer(response));
             }
@@ -98,8 +91,27 @@ pub(super) async fn over_udp(
     Ok(Datagram::AskTcp)
 }
 
+/// Waits for a datagram, or for an ICMP error, which is no event of reading.
+async fn receive(socket: &UdpSocket, query: &Query, question: &Question) -> io::Result<Verdict> {
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error() {
+            if let Some(error) = socket.take_error()? {
+                return Err(error);
+            }
+            // Looked at: the next one is another one.
+            let looked_at = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = socket.try_io(Interest::ERROR, looked_at);
+        }
+        match take_datagram(socket, query, question) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => return received,
+        }
+    }
+}
+
 /// Takes the datagram that is there. Not in the future of the exchange, which would carry the buffer.
-fn receive(socket: &UdpSocket, query: &Query, question: &Question) -> io::Result<Verdict> {
+fn take_datagram(socket: &UdpSocket, query: &Query, question: &Question) -> io::Result<Verdict> {
     let mut buffer = [0; DATAGRAM_LEN];
     let length = socket.try_recv(&mut buffer)?;
     let message = buffer.get(..length).unwrap_or_default();
