@@ -37,6 +37,11 @@ forward-check *args:
     cargo build --release
     .ci/forward-check target/release/pkbridge {{ args }}
 
+# Signed, unsigned and forged answers as pkbridge and unbound validate them (packages as in .ci/run)
+validate-check *args:
+    cargo build --release
+    .ci/validate-check target/release/pkbridge {{ args }}
+
 # The systemd units (Debian package systemd)
 units:
     cargo build --release
