@@ -200,13 +200,16 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
 fn is_private_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         // An IPv4 address in IPv6: compatible and mapped (RFC 4291, with :: and ::1), behind NAT64
-        // (RFC 6052).
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+        // (RFC 6052), and behind a 6to4 router (RFC 3056).
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => {
             let bits = (u32::from(high) << 16) | u32::from(low);
             is_private_v4(Ipv4Addr::from_bits(bits))
         }
-        // Unique local (RFC 4193), link-local (RFC 4291), site-local (RFC 3879).
-        [0xfc00..=0xfdff | 0xfe80..=0xfeff, ..] => true,
+        // NAT64 of a network's own (RFC 8215), where any IPv4 address may be behind it; unique local
+        // (RFC 4193), link-local (RFC 4291), site-local (RFC 3879).
+        [0x64, 0xff9b, 1, ..] | [0xfc00..=0xfdff | 0xfe80..=0xfeff, ..] => true,
         _ => false,
     }
 }
@@ -246,6 +249,10 @@ mod tests {
             "::10.0.0.1",
             "::ffff:192.168.1.1",
             "64:ff9b::10.0.0.1",
+            "64:ff9b:1::10.0.0.1",
+            "64:ff9b:1:ffff::192.0.2.1",
+            "2002:c0a8:101::1",
+            "2002:7f00:1::",
             "fc00::",
             "fdff:ffff::1",
             "fe80::1",
@@ -273,7 +280,8 @@ mod tests {
             "255.255.255.255",
             "::ffff:192.0.2.1",
             "64:ff9b::192.0.2.1",
-            "64:ff9b:1::10.0.0.1",
+            "64:ff9b:2::10.0.0.1",
+            "2002:c000:201::10.0.0.1",
             "2001:db8::1",
             "fbff::1",
             "fe00::1",
