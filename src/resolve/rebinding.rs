@@ -61,19 +61,22 @@ impl RebindingGuard {
         self.allow.iter().any(|allowed| allowed.zone_of(name))
     }
 
-    /// Says in the log what was dropped from the answer for a name.
+    /// Says in the log what was dropped from the answer for a name, which stands at debug alone: it is
+    /// what a client has asked.
     pub(super) fn log(&self, asked: &Name, dropped: &Dropped) {
         let count = dropped.count;
         tracing::debug!(name = %asked, count, "private addresses dropped from an answer");
+        if dropped.is_sinkhole {
+            return;
+        }
         let now = Instant::now();
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
             *warned = Some(now);
             tracing::warn!(
-                name = %asked,
                 count,
-                "private addresses dropped from an answer; if they are wanted, list the name in \
-                 rebinding.allow (said once a minute at most)"
+                "private addresses dropped from an answer; if they are wanted, list the name, which \
+                 the level debug shows, in rebinding.allow (said once a minute at most)"
             );
         }
     }
@@ -83,6 +86,9 @@ impl RebindingGuard {
 #[derive(Debug)]
 pub(super) struct Dropped {
     count: usize,
+    /// All of them were the unspecified address, by which upstreams block names: that is nobody's
+    /// attack, and goes on for ever.
+    is_sinkhole: bool,
     /// The lowest of their TTLs, in seconds: what is left holds no longer.
     pub(super) ttl: u32,
 }
@@ -107,6 +113,7 @@ pub(super) fn has_private(message: &[u8], layout: &Layout) -> bool {
 pub(super) fn drop_private(sections: [&mut Vec<Record>; 3]) -> Option<Dropped> {
     let mut dropped = Dropped {
         count: 0,
+        is_sinkhole: true,
         ttl: u32::MAX,
     };
     for records in sections {
@@ -116,6 +123,8 @@ pub(super) fn drop_private(sections: [&mut Vec<Record>; 3]) -> Option<Dropped> {
             let is_private = is_private_record(&record.rdata, rtype, 0..record.rdata.len());
             if is_private {
                 dropped.count += 1;
+                // No service binding with a hint is all zeros.
+                dropped.is_sinkhole &= record.rdata.iter().all(|byte| *byte == 0);
                 dropped.ttl = dropped.ttl.min(record.ttl);
                 torn.push((record.owner.clone(), rtype));
             }
@@ -371,6 +380,39 @@ mod tests {
         assert_eq!(additionals, [public]);
         let sections = [&mut answers, &mut Vec::new(), &mut additionals];
         assert!(drop_private(sections).is_none());
+    }
+
+    #[test]
+    fn only_unspecified_addresses_are_a_sinkhole() {
+        let a = record("a.", RecordType::A, 60, &[0; 4]);
+        let aaaa = record("a.", RecordType::AAAA, 60, &[0; 16]);
+        let local = record("a.", RecordType::A, 60, &[127, 0, 0, 1]);
+        let hint = https(&[(4, &[0; 4])]);
+        let hint = record("a.", RecordType::HTTPS, 60, &hint);
+        let is_sinkhole = |records: &[&Record]| {
+            let mut answers: Vec<Record> = records.iter().map(|&record| record.clone()).collect();
+            let sections = [&mut answers, &mut Vec::new(), &mut Vec::new()];
+            drop_private(sections).unwrap().is_sinkhole
+        };
+        assert!(is_sinkhole(&[&a, &aaaa]));
+        for other in [&local, &hint] {
+            assert!(!is_sinkhole(&[other]));
+            assert!(!is_sinkhole(&[&a, other]));
+        }
+    }
+
+    #[test]
+    fn a_sinkhole_is_no_reason_to_warn() {
+        let guard = RebindingGuard::new(true, vec![]);
+        let dropped = |is_sinkhole| Dropped {
+            count: 1,
+            is_sinkhole,
+            ttl: 60,
+        };
+        guard.log(&Name::root(), &dropped(true));
+        assert!(guard.warned.lock().unwrap().is_none());
+        guard.log(&Name::root(), &dropped(false));
+        assert!(guard.warned.lock().unwrap().is_some());
     }
 
     #[test]
