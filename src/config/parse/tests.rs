@@ -472,6 +472,29 @@ fn rules_are_bounded() {
 }
 
 #[test]
+fn a_node_of_the_dht_has_no_public_key_name() {
+    let fault =
+        "and cannot be asked for before the DHT is joined; write another name, or the address";
+    let text = format!(
+        "names.suffixes = [\"key\"]\n[dht]\nbootstrap = [\n\"{KEY}:1\",\n\"X.{KEY}.Lan:1\",\n\
+         \"node.key:1\",\n\"node.pkarr:1\",\n\"192.0.2.1:1\"]"
+    );
+    let label = "has a label in the form of a public key";
+    let x = format!("x.{}.lan:1", KEY);
+    assert_refused(&[(
+        &text,
+        &[
+            &format!("f:4:1: [dht].bootstrap: \"{KEY}:1\" {label}, {fault}"),
+            &format!("f:5:1: [dht].bootstrap: {x:?} {label}, {fault}"),
+            &format!(
+                "f:6:1: [dht].bootstrap: \"node.key:1\" is under the suffix \"key\" of public keys, \
+                 {fault}"
+            ),
+        ],
+    )]);
+}
+
+#[test]
 fn records_are_read_as_they_stand_in_zone_files() {
     let a = |last| (RecordType::A, vec![192, 168, 1, last]);
     let nas = |(rtype, rdata)| ("nas.lan".to_owned(), rtype, rdata);
