@@ -72,7 +72,9 @@ fn servers<'c>(root: &DeTable<'_>, config: &'c Config) -> Vec<Written<'c>> {
         list,
         &config.upstream.servers,
     );
-    for (rule, read) in elements(root.get("forward")).zip(&config.forward) {
+    // What is no table has been refused, and left out of the configuration.
+    let rules = elements(root.get("forward")).filter(|rule| rule.get_ref().is_table());
+    for (rule, read) in rules.zip(&config.forward) {
         let list = rule.get_ref().get("servers");
         add(&key_path("[[forward]]", "servers"), list, &read.servers);
     }

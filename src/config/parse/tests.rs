@@ -472,6 +472,25 @@ fn rules_are_bounded() {
 }
 
 #[test]
+fn a_fault_has_its_place_behind_a_rule_that_is_no_table() {
+    let loops = |server: &str| {
+        format!(
+            "[[forward]].servers: {server} is pkbridge itself, which listens on 127.0.0.1:53, so that \
+             a query would be forwarded in a loop; write the address of another resolver"
+        )
+    };
+    let text = "forward = [5,\n{domains = [\"a\"],\nservers = [\"192.0.2.1\"]},\n\
+                {domains = [\"b\"],\nservers = [\"127.0.0.1\"]}]";
+    assert_refused(&[(
+        text,
+        &[
+            "f:1:12: [[forward]]: expected a table, found integer; write the keys below [[forward]]",
+            &format!("f:5:12: {}", loops("127.0.0.1:53")),
+        ],
+    )]);
+}
+
+#[test]
 fn a_node_of_the_dht_has_no_public_key_name() {
     let fault =
         "and cannot be asked for before the DHT is joined; write another name, or the address";
