@@ -537,6 +537,19 @@ fn records_are_read_as_they_stand_in_zone_files() {
             RecordType::SRV,
             b"\0\x01\0\x02\x01\xbb\x01b\x03lan\0",
         ),
+        ("TXT \\\"a;b\\\" c", RecordType::TXT, b"\x03a;b\x01c"),
+        ("TXT \\\"\u{fc}\\\"", RecordType::TXT, b"\x02\xc3\xbc"),
+        (
+            "HINFO \\\"a b\\\" \\\"c d\\\"",
+            RecordType::HINFO,
+            b"\x03a b\x03c d",
+        ),
+        ("DS 1 8 2 ab CD", RecordType::DS, b"\0\x01\x08\x02\xab\xcd"),
+        (
+            "CAA 0 issue \\\"a; b=c\\\"",
+            RecordType::CAA,
+            b"\0\x05issuea; b=c",
+        ),
         // No name of it points at another one.
         (
             "SOA b.lan. b.lan. 1 2 3 4 5",
@@ -588,6 +601,29 @@ fn records_are_checked() {
         "RRSIG x",
         "DNSKEY x",
         "TXT \"a",
+        // What the parser would take, and make another record of.
+        "TXT",
+        "TXT ",
+        "TXT ; comment",
+        "A 192.168.1.5 ;comment",
+        "A 192.168.1.5;comment",
+        "TXT \"\\200\"",
+        "CNAME \\300",
+        "CNAME \\300.lan",
+        "CNAME b\u{fc}.lan",
+        "TXT a\\;b",
+        "TXT a\"b;c\"",
+        "TXT (\"a b\")",
+        "ANAME b.lan.",
+        "DS 1 8 2",
+        "DS 1 8 2 f",
+        "DS 1 8 2 \"\"",
+        "DS 1 8 2 abc",
+        "HINFO a b c",
+        "HINFO \"a\"b\"c\"",
+        "HINFO \"a b\" c d",
+        "CAA 0 issue \"a\" b",
+        "NAPTR 1 2 \"s\" \"x\" \"\" a.lan. b",
     ] {
         let refused = refusal(&format!("records.\"a.lan\" = {text:?}"));
         let rtype = text.split(' ').next().unwrap();
