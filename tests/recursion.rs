@@ -47,6 +47,8 @@ enum Manner {
     Ignorant,
     /// It names the root's servers for every question.
     Upward,
+    /// It answers every question for an address, as no authority.
+    Forwarding,
     /// With each answer comes an address for www.victim.net, which is not in its zone.
     Poisoning,
 }
@@ -164,6 +166,13 @@ impl Host {
             Manner::Ignorant => return Some(reply),
             Manner::Upward => {
                 reply.authorities.push(record(".", "NS", "a.root."));
+                return Some(reply);
+            }
+            Manner::Forwarding => {
+                if query.queries[0].query_type() == RecordType::A {
+                    let owner = query.queries[0].name().to_ascii();
+                    reply.answers.push(record(&owner, "A", "192.0.2.66"));
+                }
                 return Some(reply);
             }
             Manner::Truncating if via == Via::Udp => {
@@ -608,6 +617,7 @@ async fn a_lame_server_is_passed_over() {
     the_good_server_answers_beside(Manner::Refusing).await;
     the_good_server_answers_beside(Manner::Ignorant).await;
     the_good_server_answers_beside(Manner::Upward).await;
+    the_good_server_answers_beside(Manner::Forwarding).await;
 }
 
 #[tokio::test]
@@ -655,7 +665,12 @@ async fn a_server_that_is_gone_is_passed_over() {
 
 #[tokio::test]
 async fn a_failure_is_no_absence() {
-    for manner in [Manner::Refusing, Manner::Ignorant, Manner::Upward] {
+    for manner in [
+        Manner::Refusing,
+        Manner::Ignorant,
+        Manner::Upward,
+        Manner::Forwarding,
+    ] {
         let network = Network::start(vec![
             root(),
             com(EXAMPLE_COM),

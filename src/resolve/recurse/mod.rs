@@ -160,7 +160,12 @@ impl Recursive {
             .recursor
             .resolve(query.clone(), now, question.dnssec_ok);
         match Box::pin(resolve).await {
-            Ok(message) => Ok(message),
+            Ok(message) if message.metadata.authoritative => Ok(message),
+            // A referral, when it is not told from a zone without a cut.
+            Ok(_) => Err(Failure::NameServers {
+                cut: name.to_string(),
+                reason: "no authority has answered".to_owned(),
+            }),
             // A name above this one does not exist. The recursor also invents such an error, and then
             // says that no records were missing.
             Err(RecursorError::Negative(denial))
