@@ -304,6 +304,23 @@ async fn a_hosts_file_cannot_answer_for_public_keys_and_localhost() {
     assert_eq!(here.upstream.count(), 0);
 }
 
+/// Debian writes such a line for the host itself.
+#[tokio::test]
+async fn the_addresses_of_this_host_for_itself_are_told_to_nobody() {
+    let hosts = "127.0.0.1 localhost\n127.0.1.1 host.example.com host\n::1 six.example.com\n\
+                 ::ffff:127.0.0.1 mapped.example.com\n192.168.1.5 both.example.com\n\
+                 127.0.1.1 both.example.com\n";
+    let here = Here::start(vec![], hosts).await;
+    for owner in ["host.example.com", "six.example.com", "mapped.example.com"] {
+        let found = here.data(owner, RecordType::A).await;
+        assert_eq!(found, [from_upstream()]);
+    }
+    let both = here.data("both.example.com", RecordType::A).await;
+    assert_eq!(both, [address("192.168.1.5")]);
+    let reply = here.ask("1.1.0.127.in-addr.arpa", RecordType::PTR).await;
+    assert!(reply.answers.is_empty(), "{reply}");
+}
+
 #[tokio::test]
 async fn a_rule_takes_special_names_to_its_servers_but_not_local_ones() {
     let hosts = "192.168.1.5 nas.local\n";

@@ -312,9 +312,16 @@ async fn what_the_operator_has_said_and_what_is_special_has_its_private_addresse
     assert_plain(&reply, &[address("127.0.0.1")]);
     let reply = ask(server, "1.2.0.192.in-addr.arpa", RecordType::A).await;
     assert_eq!(rcode(&reply), ResponseCode::NXDomain);
-    // No zone of ours covers it.
-    let reply = ask(server, "1.1.1.9.in-addr.arpa", RecordType::A).await;
-    assert_plain(&reply, &[private]);
+}
+
+#[tokio::test]
+async fn whoever_has_a_reverse_zone_cannot_publish_private_addresses_there() {
+    let upstream = answering([("", address("192.168.1.1"))]).await;
+    let server = start(guarded(&[]), &upstream).await;
+    for owner in ["1.1.1.9.in-addr.arpa", "www.0.2.6.2.ip6.arpa"] {
+        let reply = ask(server, owner, RecordType::A).await;
+        assert_filtered(&reply, &[]);
+    }
 }
 
 /// A packet of key 1 with addresses and aliases of all kinds.

@@ -47,6 +47,8 @@ enum Manner {
     Ignorant,
     /// It names the root's servers for every question.
     Upward,
+    /// It answers every question for an address, as no authority.
+    Forwarding,
     /// With each answer comes an address for www.victim.net, which is not in its zone.
     Poisoning,
 }
@@ -164,6 +166,13 @@ impl Host {
             Manner::Ignorant => return Some(reply),
             Manner::Upward => {
                 reply.authorities.push(record(".", "NS", "a.root."));
+                return Some(reply);
+            }
+            Manner::Forwarding => {
+                if query.queries[0].query_type() == RecordType::A {
+                    let owner = query.queries[0].name().to_ascii();
+                    reply.answers.push(record(&owner, "A", "192.0.2.66"));
+                }
                 return Some(reply);
             }
             Manner::Truncating if via == Via::Udp => {
@@ -426,6 +435,34 @@ async fn what_is_known_of_a_zone_is_not_asked_again() {
     assert_eq!(network.asked().into_iter().filter(above).count(), 2);
 }
 
+/// A flush and a prefetch would do nothing if answers were kept here as well.
+#[tokio::test]
+async fn an_answer_is_asked_for_again_whatever_its_ttl() {
+    let text = "www.example.com A 192.0.2.1\nalias.example.com CNAME www.example.com";
+    let network =
+        Network::start(vec![root(), com(EXAMPLE_COM), good(5, "example.com", text)]).await;
+    let recursive = network.recursive();
+    for owner in ["www.example.com", "alias.example.com", "no.example.com"] {
+        let count = || {
+            let asked = network.asked().into_iter();
+            let is_it = |asked: &Asked| asked.name == format!("{owner}.");
+            asked
+                .filter(|a| is_it(a) && a.rtype == RecordType::A)
+                .count()
+        };
+        let mut counts = vec![count()];
+        for _ in 0..2 {
+            let reply = ask(&recursive, owner, RecordType::A).await.unwrap();
+            assert!(reply.answers.iter().all(|record| record.ttl == 300));
+            assert!(reply.authorities.iter().all(|record| record.ttl == 300));
+            counts.push(count());
+        }
+        assert!(counts.is_sorted_by(|a, b| a < b), "{owner}: {counts:?}");
+    }
+    let above = |asked: &Asked| asked.host == ROOT || asked.host == COM;
+    assert_eq!(network.asked().into_iter().filter(above).count(), 2);
+}
+
 #[tokio::test]
 async fn a_delegation_without_glue_is_followed() {
     let network = Network::start(vec![
@@ -608,6 +645,7 @@ async fn a_lame_server_is_passed_over() {
     the_good_server_answers_beside(Manner::Refusing).await;
     the_good_server_answers_beside(Manner::Ignorant).await;
     the_good_server_answers_beside(Manner::Upward).await;
+    the_good_server_answers_beside(Manner::Forwarding).await;
 }
 
 #[tokio::test]
@@ -655,7 +693,12 @@ async fn a_server_that_is_gone_is_passed_over() {
 
 #[tokio::test]
 async fn a_failure_is_no_absence() {
-    for manner in [Manner::Refusing, Manner::Ignorant, Manner::Upward] {
+    for manner in [
+        Manner::Refusing,
+        Manner::Ignorant,
+        Manner::Upward,
+        Manner::Forwarding,
+    ] {
         let network = Network::start(vec![
             root(),
             com(EXAMPLE_COM),

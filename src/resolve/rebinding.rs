@@ -61,19 +61,22 @@ impl RebindingGuard {
         self.allow.iter().any(|allowed| allowed.zone_of(name))
     }
 
-    /// Says in the log what was dropped from the answer for a name.
+    /// Says in the log what was dropped from the answer for a name, which stands at debug alone: it is
+    /// what a client has asked.
     pub(super) fn log(&self, asked: &Name, dropped: &Dropped) {
         let count = dropped.count;
         tracing::debug!(name = %asked, count, "private addresses dropped from an answer");
+        if dropped.is_sinkhole {
+            return;
+        }
         let now = Instant::now();
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
             *warned = Some(now);
             tracing::warn!(
-                name = %asked,
                 count,
-                "private addresses dropped from an answer; if they are wanted, list the name in \
-                 rebinding.allow (said once a minute at most)"
+                "private addresses dropped from an answer; if they are wanted, list the name, which \
+                 the level debug shows, in rebinding.allow (said once a minute at most)"
             );
         }
     }
@@ -83,6 +86,9 @@ impl RebindingGuard {
 #[derive(Debug)]
 pub(super) struct Dropped {
     count: usize,
+    /// All of them were the unspecified address, by which upstreams block names: that is nobody's
+    /// attack, and goes on for ever.
+    is_sinkhole: bool,
     /// The lowest of their TTLs, in seconds: what is left holds no longer.
     pub(super) ttl: u32,
 }
@@ -107,6 +113,7 @@ pub(super) fn has_private(message: &[u8], layout: &Layout) -> bool {
 pub(super) fn drop_private(sections: [&mut Vec<Record>; 3]) -> Option<Dropped> {
     let mut dropped = Dropped {
         count: 0,
+        is_sinkhole: true,
         ttl: u32::MAX,
     };
     for records in sections {
@@ -116,6 +123,8 @@ pub(super) fn drop_private(sections: [&mut Vec<Record>; 3]) -> Option<Dropped> {
             let is_private = is_private_record(&record.rdata, rtype, 0..record.rdata.len());
             if is_private {
                 dropped.count += 1;
+                // No service binding with a hint is all zeros.
+                dropped.is_sinkhole &= record.rdata.iter().all(|byte| *byte == 0);
                 dropped.ttl = dropped.ttl.min(record.ttl);
                 torn.push((record.owner.clone(), rtype));
             }
@@ -200,13 +209,16 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
 fn is_private_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
         // An IPv4 address in IPv6: compatible and mapped (RFC 4291, with :: and ::1), behind NAT64
-        // (RFC 6052).
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+        // (RFC 6052), and behind a 6to4 router (RFC 3056).
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => {
             let bits = (u32::from(high) << 16) | u32::from(low);
             is_private_v4(Ipv4Addr::from_bits(bits))
         }
-        // Unique local (RFC 4193), link-local (RFC 4291), site-local (RFC 3879).
-        [0xfc00..=0xfdff | 0xfe80..=0xfeff, ..] => true,
+        // NAT64 of a network's own (RFC 8215), where any IPv4 address may be behind it; unique local
+        // (RFC 4193), link-local (RFC 4291), site-local (RFC 3879).
+        [0x64, 0xff9b, 1, ..] | [0xfc00..=0xfdff | 0xfe80..=0xfeff, ..] => true,
         _ => false,
     }
 }
@@ -246,6 +258,10 @@ mod tests {
             "::10.0.0.1",
             "::ffff:192.168.1.1",
             "64:ff9b::10.0.0.1",
+            "64:ff9b:1::10.0.0.1",
+            "64:ff9b:1:ffff::192.0.2.1",
+            "2002:c0a8:101::1",
+            "2002:7f00:1::",
             "fc00::",
             "fdff:ffff::1",
             "fe80::1",
@@ -273,7 +289,8 @@ mod tests {
             "255.255.255.255",
             "::ffff:192.0.2.1",
             "64:ff9b::192.0.2.1",
-            "64:ff9b:1::10.0.0.1",
+            "64:ff9b:2::10.0.0.1",
+            "2002:c000:201::10.0.0.1",
             "2001:db8::1",
             "fbff::1",
             "fe00::1",
@@ -363,6 +380,39 @@ mod tests {
         assert_eq!(additionals, [public]);
         let sections = [&mut answers, &mut Vec::new(), &mut additionals];
         assert!(drop_private(sections).is_none());
+    }
+
+    #[test]
+    fn only_unspecified_addresses_are_a_sinkhole() {
+        let a = record("a.", RecordType::A, 60, &[0; 4]);
+        let aaaa = record("a.", RecordType::AAAA, 60, &[0; 16]);
+        let local = record("a.", RecordType::A, 60, &[127, 0, 0, 1]);
+        let hint = https(&[(4, &[0; 4])]);
+        let hint = record("a.", RecordType::HTTPS, 60, &hint);
+        let is_sinkhole = |records: &[&Record]| {
+            let mut answers: Vec<Record> = records.iter().map(|&record| record.clone()).collect();
+            let sections = [&mut answers, &mut Vec::new(), &mut Vec::new()];
+            drop_private(sections).unwrap().is_sinkhole
+        };
+        assert!(is_sinkhole(&[&a, &aaaa]));
+        for other in [&local, &hint] {
+            assert!(!is_sinkhole(&[other]));
+            assert!(!is_sinkhole(&[&a, other]));
+        }
+    }
+
+    #[test]
+    fn a_sinkhole_is_no_reason_to_warn() {
+        let guard = RebindingGuard::new(true, vec![]);
+        let dropped = |is_sinkhole| Dropped {
+            count: 1,
+            is_sinkhole,
+            ttl: 60,
+        };
+        guard.log(&Name::root(), &dropped(true));
+        assert!(guard.warned.lock().unwrap().is_none());
+        guard.log(&Name::root(), &dropped(false));
+        assert!(guard.warned.lock().unwrap().is_some());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::answers::Question;
 use super::dht::ResolveHost;
 use super::upstream::Forward;
+use crate::pkarr::{NameKind, Suffixes};
 use crate::wire::Section;
 
 /// The port of DNS.
@@ -47,9 +48,14 @@ fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// Resolves the names of DHT nodes through the upstreams.
+/// Resolves the names of DHT nodes through the upstreams, which see no public-key name.
 #[derive(Debug)]
-pub struct HostsByForwarding(pub Arc<dyn Forward>);
+pub struct HostsByForwarding {
+    /// Who is asked.
+    pub forward: Arc<dyn Forward>,
+    /// The suffixes under which keys stand.
+    pub suffixes: Suffixes,
+}
 
 impl ResolveHost for HostsByForwarding {
     fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>> {
@@ -58,13 +64,17 @@ impl ResolveHost for HostsByForwarding {
                 return Vec::new();
             };
             name.set_fqdn(true);
+            if self.suffixes.classify(&name) != NameKind::Ordinary {
+                tracing::warn!("a DHT node has a public-key name, which is asked of nobody");
+                return Vec::new();
+            }
             let question = Question {
                 name: name.to_lowercase(),
                 rtype: RecordType::A,
                 dnssec_ok: false,
                 checking_disabled: false,
             };
-            match self.0.forward(&question).await {
+            match self.forward.forward(&question).await {
                 Ok(response) => response
                     .layout
                     .section(Section::Answer)
@@ -84,7 +94,47 @@ impl ResolveHost for HostsByForwarding {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::pkarr::PublicKey;
+    use crate::resolve::failure::Failure;
+    use crate::resolve::response::Response;
+
+    /// Knows nothing, and what it was asked for.
+    #[derive(Debug, Default)]
+    struct Asked(Mutex<Vec<String>>);
+
+    impl Forward for Asked {
+        fn forward<'a>(
+            &'a self,
+            question: &'a Question,
+        ) -> BoxFuture<'a, Result<Response, Failure>> {
+            self.0.lock().unwrap().push(question.name.to_ascii());
+            Box::pin(async { Err(Failure::NoUpstream) })
+        }
+    }
+
+    #[tokio::test]
+    async fn no_upstream_is_asked_for_a_public_key_name() {
+        let asked = Arc::new(Asked::default());
+        let hosts = HostsByForwarding {
+            forward: asked.clone(),
+            suffixes: Suffixes::new(["pkarr"]),
+        };
+        let key = "ybndrfg8ejkmcpqxot1uwisza345h769ybndrfg8ejkmcpqxot1u";
+        assert!(PublicKey::is_key_like(key.as_bytes()));
+        let names = [
+            key,
+            &format!("node.{key}.lan"),
+            "node.pkarr",
+            "node.example",
+        ];
+        for name in names {
+            assert!(hosts.resolve_host(name).await.is_empty());
+        }
+        assert_eq!(*asked.0.lock().unwrap(), ["node.example."]);
+    }
 
     #[test]
     fn a_resolv_conf_without_ourselves() {

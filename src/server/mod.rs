@@ -21,8 +21,8 @@ use crate::config::{self, Config, SearchDomains};
 use crate::control::{ControlListener, serve_control};
 use crate::pkarr::Suffixes;
 use crate::resolve::{
-    AnswerCache, Dht, DhtSettings, Forward, HoldTimes, HostsByForwarding, LocalRecord,
-    LocalRecords, Names, Packets, RebindingGuard, Resolver, Reuse, Store, StoreSettings, Ttls,
+    AnswerCache, Dht, DhtSettings, HoldTimes, HostsByForwarding, LocalRecord, LocalRecords, Names,
+    Packets, RebindingGuard, Resolver, Reuse, Store, StoreSettings, Ttls,
 };
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{
@@ -417,8 +417,11 @@ fn start_dht(config: &Config, forward: &Arc<CurrentForward>, stop: CancellationT
         misses_per_client: config.dht.max_misses_per_client,
         nodes_file: directory.map(|directory| directory.join(NODES_FILE)),
     };
-    let forward: Arc<dyn Forward> = forward.clone();
-    Dht::start(settings, Arc::new(HostsByForwarding(forward)), stop)
+    let hosts = HostsByForwarding {
+        forward: forward.clone(),
+        suffixes: Suffixes::new(&config.names.suffixes),
+    };
+    Dht::start(settings, Arc::new(hosts), stop)
 }
 
 fn open_store(config: &Config) -> Option<Arc<Store>> {

@@ -27,6 +27,7 @@ pub(super) fn check(root: &DeTable<'_>, config: &Config, faults: &mut Vec<Fault>
     check_validation(root, config, faults);
     check_rules(root, &suffixes, faults);
     check_records(root, &suffixes, faults);
+    check_nodes(root, &suffixes, faults);
 }
 
 /// The value of a key, if the file has it.
@@ -71,7 +72,9 @@ fn servers<'c>(root: &DeTable<'_>, config: &'c Config) -> Vec<Written<'c>> {
         list,
         &config.upstream.servers,
     );
-    for (rule, read) in elements(root.get("forward")).zip(&config.forward) {
+    // What is no table has been refused, and left out of the configuration.
+    let rules = elements(root.get("forward")).filter(|rule| rule.get_ref().is_table());
+    for (rule, read) in rules.zip(&config.forward) {
         let list = rule.get_ref().get("servers");
         add(&key_path("[[forward]]", "servers"), list, &read.servers);
     }
@@ -259,6 +262,26 @@ fn check_records(root: &DeTable<'_>, suffixes: &Suffixes, faults: &mut Vec<Fault
                 "{shown} {reason}, which nothing but a signed packet answers; leave it out"
             );
             faults.push(Fault::new(key.span().start, &path, message));
+        }
+    }
+}
+
+/// Refuses DHT nodes whose names would have to be asked of an upstream, which must not see them.
+fn check_nodes(root: &DeTable<'_>, suffixes: &Suffixes, faults: &mut Vec<Fault>) {
+    let key = key_path("[dht]", "bootstrap");
+    for element in elements(find(root, "dht", "bootstrap")) {
+        let node = element.get_ref().as_str().map(values::bootstrap_node);
+        let Some(Ok(node)) = node else {
+            continue;
+        };
+        let host = node.split(':').next().unwrap_or_default();
+        if let Some(reason) = not_ordinary(host, suffixes) {
+            let message = format!(
+                "{} {reason}, and cannot be asked for before the DHT is joined; write another \
+                 name, or the address",
+                quoted(&node)
+            );
+            faults.push(Fault::new(element.span().start, &key, message));
         }
     }
 }

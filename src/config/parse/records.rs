@@ -129,17 +129,80 @@ fn record(text: &str) -> Result<(RecordType, Vec<u8>), String> {
         let error = error.trim_matches('"');
         format!("{shown} is not read as a record of the type {rtype}: {error}")
     };
+    let fields = fields(data).map_err(wrong)?;
+    check_fields(rtype, &fields).map_err(|error| wrong(&error))?;
     let read = RData::try_from_str(rtype, data).map_err(|error| wrong(&error.to_string()))?;
-    let fields = data.split_ascii_whitespace().count();
-    if let Some(max) = fields_of(rtype).filter(|max| fields > *max) {
-        return Err(wrong(&format!("there is more than it has ({max})")));
-    }
     let mut rdata = Vec::new();
     let mut encoder = BinEncoder::new(&mut rdata);
     encoder.set_name_encoding(NameEncoding::Uncompressed);
     read.emit(&mut encoder)
         .map_err(|error| wrong(&error.to_string()))?;
     Ok((rtype, rdata))
+}
+
+/// The fields of the data (RFC 1035 section 5.1), with their quotes.
+///
+/// # Errors
+/// What the parser would drop or misread without a word.
+fn fields(data: &str) -> Result<Vec<&str>, &'static str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let mut fields = Vec::new();
+    let mut start = None;
+    for (at, c) in data.char_indices() {
+        if is_escaped && c.is_ascii_digit() {
+            return Err("it has a byte in digits; write the character itself");
+        }
+        // Outside of quotes it is read so before a digit alone.
+        let was_escaped = is_quoted && is_escaped;
+        is_escaped = c == '\\' && !was_escaped;
+        match c {
+            _ if was_escaped => {}
+            '"' if is_quoted => {
+                is_quoted = false;
+                fields.extend(start.take().and_then(|start| data.get(start..=at)));
+            }
+            _ if is_quoted => {}
+            '"' if start.is_some() => return Err("it has a quote within a word"),
+            ';' => return Err("it has a comment, or \";\" outside of quotes"),
+            '(' | ')' => return Err("it has a parenthesis outside of quotes"),
+            _ if c.is_ascii_whitespace() => {
+                fields.extend(start.take().and_then(|start| data.get(start..at)));
+            }
+            _ => {
+                is_quoted = c == '"';
+                start.get_or_insert(at);
+            }
+        }
+    }
+    fields.extend(start.and_then(|start| data.get(start..)));
+    Ok(fields)
+}
+
+/// Refuses what the parser takes without being able to make a record of it.
+fn check_fields(rtype: RecordType, fields: &[&str]) -> Result<(), String> {
+    if fields.is_empty() {
+        return Err("there is no data".to_owned());
+    }
+    if rtype == RecordType::ANAME {
+        return Err("it is no type of DNS; write a CNAME, or the addresses".to_owned());
+    }
+    // It would be taken for an internationalised name.
+    let is_text = |field: &str| field.starts_with('"');
+    if fields
+        .iter()
+        .any(|field| !is_text(field) && !field.is_ascii())
+    {
+        return Err("it is not ASCII; text has quotes, and names have the form xn--".to_owned());
+    }
+    if let Some(max) = fields_of(rtype).filter(|max| fields.len() > *max) {
+        return Err(format!("there is more than it has ({max})"));
+    }
+    // RFC 4034 section 5.3: half a byte would be dropped.
+    let digits: usize = fields.iter().skip(3).map(|field| field.len()).sum();
+    if rtype == RecordType::DS && (digits == 0 || digits % 2 == 1) {
+        return Err("the digest is no row of bytes, which have two hexadecimal digits".to_owned());
+    }
+    Ok(())
 }
 
 /// How many fields the data has, of types that have a fixed number: the parser leaves out what
@@ -152,7 +215,10 @@ fn fields_of(rtype: RecordType) -> Option<usize> {
         (RecordType::NS, 1),
         (RecordType::PTR, 1),
         (RecordType::MX, 2),
+        (RecordType::HINFO, 2),
+        (RecordType::CAA, 3),
         (RecordType::SRV, 4),
+        (RecordType::NAPTR, 6),
         (RecordType::SOA, 7),
     ];
     let found = fields.iter().find(|(known, _)| *known == rtype);

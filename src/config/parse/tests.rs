@@ -472,6 +472,48 @@ fn rules_are_bounded() {
 }
 
 #[test]
+fn a_fault_has_its_place_behind_a_rule_that_is_no_table() {
+    let loops = |server: &str| {
+        format!(
+            "[[forward]].servers: {server} is pkbridge itself, which listens on 127.0.0.1:53, so that \
+             a query would be forwarded in a loop; write the address of another resolver"
+        )
+    };
+    let text = "forward = [5,\n{domains = [\"a\"],\nservers = [\"192.0.2.1\"]},\n\
+                {domains = [\"b\"],\nservers = [\"127.0.0.1\"]}]";
+    assert_refused(&[(
+        text,
+        &[
+            "f:1:12: [[forward]]: expected a table, found integer; write the keys below [[forward]]",
+            &format!("f:5:12: {}", loops("127.0.0.1:53")),
+        ],
+    )]);
+}
+
+#[test]
+fn a_node_of_the_dht_has_no_public_key_name() {
+    let fault =
+        "and cannot be asked for before the DHT is joined; write another name, or the address";
+    let text = format!(
+        "names.suffixes = [\"key\"]\n[dht]\nbootstrap = [\n\"{KEY}:1\",\n\"X.{KEY}.Lan:1\",\n\
+         \"node.key:1\",\n\"node.pkarr:1\",\n\"192.0.2.1:1\"]"
+    );
+    let label = "has a label in the form of a public key";
+    let x = format!("x.{}.lan:1", KEY);
+    assert_refused(&[(
+        &text,
+        &[
+            &format!("f:4:1: [dht].bootstrap: \"{KEY}:1\" {label}, {fault}"),
+            &format!("f:5:1: [dht].bootstrap: {x:?} {label}, {fault}"),
+            &format!(
+                "f:6:1: [dht].bootstrap: \"node.key:1\" is under the suffix \"key\" of public keys, \
+                 {fault}"
+            ),
+        ],
+    )]);
+}
+
+#[test]
 fn records_are_read_as_they_stand_in_zone_files() {
     let a = |last| (RecordType::A, vec![192, 168, 1, last]);
     let nas = |(rtype, rdata)| ("nas.lan".to_owned(), rtype, rdata);
@@ -494,6 +536,19 @@ fn records_are_read_as_they_stand_in_zone_files() {
             "SRV 1 2 443 b.lan.",
             RecordType::SRV,
             b"\0\x01\0\x02\x01\xbb\x01b\x03lan\0",
+        ),
+        ("TXT \\\"a;b\\\" c", RecordType::TXT, b"\x03a;b\x01c"),
+        ("TXT \\\"\u{fc}\\\"", RecordType::TXT, b"\x02\xc3\xbc"),
+        (
+            "HINFO \\\"a b\\\" \\\"c d\\\"",
+            RecordType::HINFO,
+            b"\x03a b\x03c d",
+        ),
+        ("DS 1 8 2 ab CD", RecordType::DS, b"\0\x01\x08\x02\xab\xcd"),
+        (
+            "CAA 0 issue \\\"a; b=c\\\"",
+            RecordType::CAA,
+            b"\0\x05issuea; b=c",
         ),
         // No name of it points at another one.
         (
@@ -546,6 +601,29 @@ fn records_are_checked() {
         "RRSIG x",
         "DNSKEY x",
         "TXT \"a",
+        // What the parser would take, and make another record of.
+        "TXT",
+        "TXT ",
+        "TXT ; comment",
+        "A 192.168.1.5 ;comment",
+        "A 192.168.1.5;comment",
+        "TXT \"\\200\"",
+        "CNAME \\300",
+        "CNAME \\300.lan",
+        "CNAME b\u{fc}.lan",
+        "TXT a\\;b",
+        "TXT a\"b;c\"",
+        "TXT (\"a b\")",
+        "ANAME b.lan.",
+        "DS 1 8 2",
+        "DS 1 8 2 f",
+        "DS 1 8 2 \"\"",
+        "DS 1 8 2 abc",
+        "HINFO a b c",
+        "HINFO \"a\"b\"c\"",
+        "HINFO \"a b\" c d",
+        "CAA 0 issue \"a\" b",
+        "NAPTR 1 2 \"s\" \"x\" \"\" a.lan. b",
     ] {
         let refused = refusal(&format!("records.\"a.lan\" = {text:?}"));
         let rtype = text.split(' ').next().unwrap();

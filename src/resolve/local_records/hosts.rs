@@ -51,8 +51,10 @@ impl Skipped {
 }
 
 impl Hosts {
-    /// Reads a hosts file. Takes the names (as on the wire) for which `is_ordinary`; those at or below
-    /// `localhost` are answered elsewhere, and left out without a word.
+    /// Reads a hosts file. Takes the names (as on the wire) for which `is_ordinary`. Lines of loopback
+    /// addresses mean this host alone, as Debian's `127.0.1.1 host.example.com host` does, and would lead
+    /// all others to themselves; names at or below `localhost` are answered elsewhere. Both are left out
+    /// without a word.
     pub(super) fn read(
         mut file: impl BufRead,
         is_ordinary: impl Fn(&[u8]) -> bool,
@@ -104,6 +106,9 @@ impl Hosts {
         let address = std::str::from_utf8(address).ok();
         let address: Option<IpAddr> = address.and_then(|text| text.parse().ok());
         let address = address.ok_or("the first word is not an IP address")?;
+        if address.to_canonical().is_loopback() {
+            return Ok(());
+        }
         if self.addresses.last() != Some(&address) {
             self.addresses.push(address);
         }

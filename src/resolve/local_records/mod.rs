@@ -59,8 +59,8 @@ impl LocalRecords {
     /// The records of the configuration, and those of a hosts file, which is read at once; a file that is
     /// missing or cannot be read has none, and is looked for again. All have this TTL, in seconds.
     ///
-    /// Names at or below `localhost`, public-key names and those under one of the `suffixes` are not
-    /// taken from the file.
+    /// Lines of loopback addresses, names at or below `localhost`, public-key names and those under one
+    /// of the `suffixes` are not taken from the file.
     pub fn new(
         records: Vec<LocalRecord>,
         hosts_file: Option<PathBuf>,

@@ -42,6 +42,8 @@ pub(super) struct State {
     last: Seen,
     /// The last look took in a file.
     is_new: bool,
+    /// The file that was to be taken in last could not be read, and that has been said.
+    has_failed: bool,
 }
 
 impl LocalRecords {
@@ -78,11 +80,16 @@ impl LocalRecords {
         if seen == Seen::Missing {
             tracing::info!(file = %path.display(), "there is no hosts file");
         }
-        self.take_in(path, &seen);
+        let is_taken = self.take_in(path, &seen, false);
         State {
-            taken: seen.clone(),
+            taken: if is_taken {
+                seen.clone()
+            } else {
+                Seen::default()
+            },
             last: seen,
             is_new: false,
+            has_failed: !is_taken,
         }
     }
 
@@ -92,22 +99,27 @@ impl LocalRecords {
         };
         let now = see(path);
         let is_change = now != state.taken && now == state.last;
-        if is_change {
-            self.take_in(path, &now);
-        }
-        if is_change || state.is_new {
+        let is_taken = is_change && self.take_in(path, &now, state.has_failed);
+        if is_taken || state.is_new {
             // A second time, for answers that were on their way into the cache at the first.
             answers.forget(|name| self.has(name));
         }
         State {
-            taken: if is_change { now.clone() } else { state.taken },
+            // One that could not be read is read again at the next look.
+            taken: if is_taken { now.clone() } else { state.taken },
             last: now,
-            is_new: is_change,
+            is_new: is_taken,
+            has_failed: if is_change {
+                !is_taken
+            } else {
+                state.has_failed
+            },
         }
     }
 
-    /// Takes the records of what was seen at `path`. What cannot be read leaves those that there are.
-    fn take_in(&self, path: &Path, seen: &Seen) {
+    /// Takes the records of what was seen at `path`, and tells whether it could. What cannot be read
+    /// leaves those that there are; that is said unless `is_known`.
+    fn take_in(&self, path: &Path, seen: &Seen, is_known: bool) -> bool {
         let file = path.display();
         let read = match seen {
             Seen::Missing => Ok((Hosts::default(), Skipped::default())),
@@ -122,8 +134,18 @@ impl LocalRecords {
                 }
                 tracing::debug!(%file, names = hosts.len(), "hosts file taken in");
                 self.replace(hosts);
+                true
             }
-            Err(error) => tracing::warn!(%file, %error, "the hosts file cannot be read"),
+            Err(error) => {
+                if !is_known {
+                    tracing::warn!(
+                        %file,
+                        %error,
+                        "the hosts file cannot be read; it is tried again every second"
+                    );
+                }
+                false
+            }
         }
     }
 }
@@ -154,4 +176,31 @@ fn read(path: &Path, suffixes: &Suffixes) -> io::Result<(Hosts, Skipped)> {
         suffixes.classify(&name) == NameKind::Ordinary
     };
     Hosts::read(BufReader::new(File::open(path)?), is_ordinary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_read_again_at_every_look() {
+        let path = std::env::temp_dir().join(format!("pkbridge-watch-{:x}", rand::random::<u64>()));
+        fs::create_dir(&path).unwrap();
+        let records = LocalRecords::new(vec![], Some(path.clone()), Suffixes::default(), 60);
+        let answers = AnswerCache::new(1 << 20);
+        let first = records.first.clone();
+        assert_eq!(first.taken, Seen::Missing);
+        assert!(first.has_failed);
+        for _ in 0..2 {
+            let state = records.look(first.clone(), &answers);
+            assert_eq!(state.taken, Seen::Missing);
+            assert!(state.has_failed && !state.is_new);
+        }
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "192.168.1.1 a.lan\n").unwrap();
+        let state = records.look(records.look(first, &answers), &answers);
+        assert_eq!(state.taken, see(&path));
+        assert!(!state.has_failed && state.is_new);
+        fs::remove_file(&path).unwrap();
+    }
 }

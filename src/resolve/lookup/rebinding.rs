@@ -8,25 +8,21 @@ use crate::resolve::rebinding;
 
 impl Lookup {
     /// Whether an answer for this name must have no private addresses. It may if the operator has
-    /// listed the name, given it records, or named servers for it; if it is special, and nobody's to
-    /// register; and if it is an address itself.
+    /// listed the name, given it records, or named servers for it; and if it is special, and nobody's
+    /// to register. Reverse names are not exempt: a browser takes them for hosts as well, and whoever has
+    /// a delegation below `ip6.arpa` can publish addresses there.
     pub(super) fn is_guarded(&self, asked: &Name) -> bool {
         let guard = &self.names.rebinding;
         if !guard.is_on() {
             return false;
         }
         let kind = self.names.suffixes.classify(asked);
-        let is_reverse = || {
-            let labels: Vec<&[u8]> = asked.iter().rev().take(2).collect();
-            matches!(labels.as_slice(), [b"arpa", b"in-addr" | b"ip6"])
-        };
         let is_trusted = guard.allows(asked)
             || self
                 .key_of(&kind, asked)
                 .is_some_and(|of_key| guard.allows(&of_key.in_zone))
             || kind == NameKind::Ordinary
                 && (is_special_use(asked)
-                    || is_reverse()
                     || self.names.local.has(asked)
                     || self.forward.has_rule_for(asked));
         !is_trusted

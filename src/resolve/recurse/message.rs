@@ -45,6 +45,11 @@ pub(super) fn take(response: &Response, question: &Question) -> Result<Message, 
     let authoritative = response.layout.header.has(flags::AA);
     let mut sections = sections(response).ok_or("its reply is malformed")?;
     keep_answers(&mut sections.answers, &question.name);
+    // RFC 2181 section 5.4.1: what a forwarder or a cache says is no authority's word. The name servers
+    // of a zone are asked for on the way down, where some servers of the zone above tell them so.
+    if !sections.answers.is_empty() && !authoritative && question.rtype != RecordType::NS {
+        return Err("its answer is not authoritative");
+    }
     if sections.answers.is_empty() && !is_referral(&sections.authorities, rcode, &question.name) {
         // RFC 1034 section 4.3.4: only an authority knows what does not exist.
         if !authoritative {
@@ -269,6 +274,23 @@ mod tests {
         for rcode in [2, 5, 9] {
             assert!(take(&reply(AA | rcode, [0, 1, 0], &soa(&EXAMPLE, 200))).is_err());
         }
+    }
+
+    #[test]
+    fn only_an_authority_answers() {
+        let answer = record(&WWW, 1, 60, &[192, 0, 2, 66]);
+        assert!(take(&reply(AA, [1, 0, 0], &answer)).is_ok());
+        assert!(take(&reply(QR, [1, 0, 0], &answer)).is_err());
+        let alias = record(&WWW, 5, 60, &[1, b'a', 0xc0, 16]);
+        assert!(take(&reply(QR, [1, 0, 0], &alias)).is_err());
+        // The servers of the zone above name those below.
+        let mut probe = question();
+        probe.rtype = RecordType::NS;
+        let mut servers = reply(QR, [1, 0, 0], &record(&WWW, 2, 60, &ROOT));
+        let rtype_at = 12 + probe.wire().len() - 3;
+        servers[rtype_at] = 2;
+        let servers = Response::from_message(servers).unwrap();
+        assert!(super::take(&servers, &probe).is_ok());
     }
 
     #[test]

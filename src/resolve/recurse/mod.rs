@@ -5,8 +5,9 @@
 //! zone. Everything that it asks goes through `name_server`, which lets no public-key name and no
 //! special-use name pass, wherever it comes from. Aliases are followed here.
 //!
-//! What it keeps: the servers of 1,024 zones, as many single servers, and 1,024 messages. The answers
-//! are kept by the answer cache, which stands before it.
+//! What it keeps: the servers of 1,024 zones, as many single servers, and 1,024 messages that told of
+//! them. Answers are kept by the answer cache alone, which stands before it: a second copy here would
+//! outlive a flush, and be what a prefetch gets. Which servers a zone has is remembered through both.
 //!
 //! DNSSEC records are asked for and given to those who want them; nothing is validated here.
 
@@ -21,7 +22,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record as ProtoRecord, RecordType};
+use hickory_resolver::config::ResolverOpts;
 use hickory_resolver::recursor::{DnssecPolicy, Recursor, RecursorError, RecursorOptions};
+use hickory_resolver::{TtlBounds, TtlConfig};
 use tokio::time::{Instant, timeout};
 
 use super::answers::Question;
@@ -38,7 +41,7 @@ use name_server::{MAX_QUERIES, NameServers, QUERIES_LEFT};
 
 /// Zones whose name servers are remembered, and name servers whose round trips are.
 const MAX_ZONES: usize = 1024;
-/// Messages of name servers that are kept: mostly where no zone begins.
+/// Messages of name servers that are kept: where zones begin.
 const MAX_MESSAGES: u64 = 1024;
 /// Steps from the root to a name and to the name servers without addresses on the way. The reverse
 /// names of IPv6 have 34 labels.
@@ -101,6 +104,7 @@ impl Recursive {
             ns_recursion_limit: MAX_DEPTH,
             recursion_limit: MAX_DEPTH,
             edns_payload_len: UDP_PAYLOAD_LEN,
+            cache_policy: keep_zones_alone(),
             ..RecursorOptions::default()
         };
         // The recursor passes over the addresses that it may not ask in favour of others. What its
@@ -160,7 +164,12 @@ impl Recursive {
             .recursor
             .resolve(query.clone(), now, question.dnssec_ok);
         match Box::pin(resolve).await {
-            Ok(message) => Ok(message),
+            Ok(message) if message.metadata.authoritative => Ok(message),
+            // A referral, when it is not told from a zone without a cut.
+            Ok(_) => Err(Failure::NameServers {
+                cut: name.to_string(),
+                reason: "no authority has answered".to_owned(),
+            }),
             // A name above this one does not exist. The recursor also invents such an error, and then
             // says that no records were missing.
             Err(RecursorError::Negative(denial))
@@ -194,6 +203,16 @@ impl Forward for Recursive {
             })
         })
     }
+}
+
+/// Messages about the name servers of zones are kept for their time, and no others.
+fn keep_zones_alone() -> TtlConfig {
+    let mut nothing = ResolverOpts::default();
+    nothing.positive_max_ttl = Some(Duration::ZERO);
+    nothing.negative_max_ttl = Some(Duration::ZERO);
+    let mut policy = TtlConfig::from_opts(&nothing);
+    policy.with_query_type_ttl_bounds(RecordType::NS, TtlBounds::default());
+    policy
 }
 
 /// Where the aliases from `name` on lead, if the answers have no record of the type there.
