@@ -57,6 +57,7 @@ impl Requests {
         while let Some(piece) = stream.recv_data().await.map_err(failed)? {
             exchange::add(&mut message, piece)?;
         }
+        exchange::account_for_age(&mut message, head.headers());
         Ok(message)
     }
 }

@@ -35,6 +35,16 @@ pub(super) fn reply(query: &[u8]) -> Vec<u8> {
     reply
 }
 
+/// The response to a query, with a record of this TTL.
+pub(super) fn reply_with_ttl(query: &[u8], ttl: u32) -> Vec<u8> {
+    let mut reply = reply(&query[..HEADER_LEN]);
+    reply[4..8].copy_from_slice(&[0, 0, 0, 1]);
+    reply.extend([0, 0, 1, 0, 1]);
+    reply.extend(ttl.to_be_bytes());
+    reply.extend([0, 0]);
+    reply
+}
+
 /// Reads a message with its length; `None` at the end of the stream.
 pub(super) async fn receive<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Vec<u8>> {
     let length = stream.read_u16().await.ok()?;
