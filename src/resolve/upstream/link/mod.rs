@@ -101,18 +101,19 @@ impl Link {
     pub(super) async fn ask(&self, query: &[u8]) -> Result<Vec<u8>, LinkError> {
         let connection = self.connection().await?;
         let mut first = pin!(connection.ask(query));
-        let again = async { self.connection().await?.ask(query).await };
+        // In a box, as it is rare: the future of a query that goes well stays small.
+        let again = || async { self.connection().await?.ask(query).await }.boxed();
         tokio::select! {
             result = &mut first => match result {
                 // A server may close a connection whenever it likes (RFC 7766 section 6.2.4), and a
                 // query may be repeated.
-                Err(LinkError::Lost(_)) => return again.await,
+                Err(LinkError::Lost(_)) => return again().await,
                 result => return result,
             },
             () = connection.silent() => {}
         }
         // The path may be dead, or the server slow: whichever brings a response.
-        let mut second = pin!(again);
+        let mut second = again();
         tokio::select! {
             result = &mut first => match result {
                 Err(LinkError::Lost(_)) => second.await,
