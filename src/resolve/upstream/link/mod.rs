@@ -39,7 +39,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause: a server that is back is found soon, and a dead one costs a packet now and then.
 const MAX_PAUSE: Duration = Duration::from_secs(4);
 
-/// Why a query has no response.
+/// Why a query has no response. Clients are told: the text names neither the addresses nor the name of a
+/// server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LinkError {
     /// There is no connection, and none can be made.
