@@ -50,7 +50,13 @@ impl Bootstrap {
         }
     }
 
-    /// The addresses of a host; the error says why there are none.
+    /// Whether there is anyone to ask.
+    pub(super) fn has_servers(&self) -> bool {
+        !self.servers.is_empty()
+    }
+
+    /// The addresses of a host; the error says why there are none, without naming anybody: clients see
+    /// it.
     pub(super) async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         let known = self.known(host);
         let mut known = known.lock().await;
@@ -65,7 +71,9 @@ impl Bootstrap {
                 known.addresses.clone_from(&addresses);
                 Ok(addresses)
             }
-            Err(why) if known.addresses.is_empty() => Err(format!("cannot resolve {host}: {why}")),
+            Err(why) if known.addresses.is_empty() => {
+                Err(format!("cannot resolve the server's name: {why}"))
+            }
             Err(why) => {
                 tracing::debug!(
                     host,
@@ -95,8 +103,17 @@ impl Bootstrap {
         let mut name = Name::from_ascii(host).map_err(|error| error.to_string())?;
         name.set_fqdn(true);
         let name = name.to_lowercase();
+        if self.servers.is_empty() {
+            return Err("there are no bootstrap servers".to_owned());
+        }
         let mut errors = Vec::new();
         for server in &self.servers {
+            let mut failed = |why: String| {
+                tracing::debug!(host, %server, why, "a bootstrap server is of no help");
+                if !errors.contains(&why) {
+                    errors.push(why);
+                }
+            };
             let both = async {
                 tokio::join!(
                     addresses(*server, &name, RecordType::AAAA),
@@ -104,9 +121,10 @@ impl Bootstrap {
                 )
             };
             let Ok((v6, v4)) = timeout(SERVER_TIMEOUT, both).await else {
-                errors.push(format!("{server} does not answer"));
+                failed("timed out".to_owned());
                 continue;
             };
+            let says_all = v6.is_ok() && v4.is_ok();
             let mut found = Vec::new();
             let mut ttl = MAX_TTL;
             for answer in [v6, v4] {
@@ -118,19 +136,17 @@ impl Bootstrap {
                     // What is missing is looked for again soon.
                     Err(why) => {
                         ttl = MIN_TTL;
-                        errors.push(format!("{server}: {why}"));
+                        failed(why);
                     }
                 }
             }
             if !found.is_empty() {
                 return Ok((found, ttl));
             }
-            errors.push(format!("{server} knows no address"));
+            if says_all {
+                failed("it has no address".to_owned());
+            }
         }
-        if self.servers.is_empty() {
-            return Err("there are no bootstrap servers".to_owned());
-        }
-        errors.dedup();
         Err(errors.join("; "))
     }
 }
@@ -171,4 +187,4 @@ fn address(response: &Response, rdata: std::ops::Range<usize>) -> Option<IpAddr>
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,7 +1,9 @@
 //! Connects to an endpoint: finds its addresses and tries them as RFC 8305 ("happy eyeballs") has it.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,11 +19,12 @@ use super::tls::{Tls, TlsClient};
 use super::{LinkError, http, http2, http3, quic, stream};
 use crate::endpoint::{Endpoint, Host, Transport};
 
-/// How long connecting may take, handshakes and all: two lost packets, or a server far away.
+/// How long connecting to one address may take, handshakes and all: two lost packets, or a server far
+/// away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an address may take before the next is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Addresses of one host that are tried.
+/// Addresses of one host that are tried, of those that are given and of those that are found.
 const MAX_ADDRESSES: usize = 8;
 
 /// Knows how to connect to one endpoint.
@@ -45,39 +48,42 @@ impl Dialer {
         }
     }
 
-    /// Makes a connection.
+    /// Makes a connection: to the address that worked last or another of those that are known, and if
+    /// that takes its time, to those that bootstrap servers know as well.
     pub(super) async fn connect(&self) -> Result<Connection, LinkError> {
-        let known = self.endpoint.known_addresses();
-        let name = match &self.endpoint.host {
-            Host::Address(_) => return self.try_all(&known).await,
-            Host::Name(name) => name,
-        };
-        if !known.is_empty()
-            && let Ok(connection) = self.try_all(&known).await
-        {
-            return Ok(connection);
+        let preferred = *self.lock();
+        let mut known = self.endpoint.known_addresses();
+        if !known.is_empty() {
+            // It may be one that a bootstrap server knew.
+            known.extend(preferred);
         }
-        let addresses = self.bootstrap.resolve(name).await;
-        let addresses = addresses.map_err(LinkError::Connect)?.into_iter();
-        let addresses = addresses.map(|address| SocketAddr::new(address, self.endpoint.port));
-        let result = self.try_all(&addresses.collect::<Vec<_>>()).await;
-        if result.is_err() {
+        let more = async { Ok(in_order(&self.look_up().await?, preferred)) };
+        let attempt = |address| async move {
+            let attempt = timeout(CONNECT_TIMEOUT, self.connect_to(address)).await;
+            attempt.unwrap_or_else(|_| Err(LinkError::Connect("timed out".to_owned())))
+        };
+        let result = race(in_order(&known, preferred), more, attempt).await;
+        if let (Err(_), Host::Name(name)) = (&result, &self.endpoint.host) {
             self.bootstrap.doubt(name).await;
         }
-        result
-    }
-
-    async fn try_all(&self, addresses: &[SocketAddr]) -> Result<Connection, LinkError> {
-        let preferred = *self.lock();
-        let addresses = in_order(addresses, preferred);
-        let attempts = race(addresses, |address| self.connect_to(address));
-        let attempts = timeout(CONNECT_TIMEOUT, attempts);
-        let (address, connection) = match attempts.await {
-            Ok(result) => result?,
-            Err(_) => return Err(LinkError::Connect("timed out".to_owned())),
-        };
+        let (address, connection) = result?;
         *self.lock() = Some(address);
         Ok(connection)
+    }
+
+    /// The addresses that bootstrap servers know; none of a server that can do without such servers and
+    /// has none.
+    async fn look_up(&self) -> Result<Vec<SocketAddr>, LinkError> {
+        let name = match &self.endpoint.host {
+            Host::Name(name) if self.endpoint.needs_bootstrap() || self.bootstrap.has_servers() => {
+                name
+            }
+            Host::Name(_) | Host::Address(_) => return Ok(Vec::new()),
+        };
+        let addresses = self.bootstrap.resolve(name).await;
+        let addresses = addresses.map_err(LinkError::Connect)?.into_iter();
+        let port = self.endpoint.port;
+        Ok(addresses.map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
     async fn connect_to(&self, server: SocketAddr) -> Result<Connection, LinkError> {
@@ -155,41 +161,75 @@ fn in_order(addresses: &[SocketAddr], preferred: Option<SocketAddr>) -> Vec<Sock
 }
 
 /// Tries one address after the other: the next when one has failed, or has taken [`ATTEMPT_DELAY`].
-/// The first to succeed wins, and the others are dropped.
+/// `more` is waited for from then on, too, or once all have failed; what it gives comes before what is
+/// left. The first to succeed wins, and the others are dropped. The error tells each reason once, and
+/// no address: clients see it.
 async fn race<T, A>(
     addresses: Vec<SocketAddr>,
+    more: impl Future<Output = Result<Vec<SocketAddr>, LinkError>>,
     connect: impl Fn(SocketAddr) -> A,
 ) -> Result<(SocketAddr, T), LinkError>
 where
     A: Future<Output = Result<T, LinkError>>,
 {
-    let several = addresses.len() > 1;
-    let mut waiting = addresses.into_iter();
+    let mut waiting = VecDeque::from(addresses);
+    let mut tried = Vec::new();
     let mut running = FuturesUnordered::new();
-    let mut errors = Vec::new();
+    let mut more = pin!(more);
+    let (mut wants_more, mut has_more) = (false, false);
+    let mut reasons = Vec::new();
+    let mut no_more = None;
     loop {
-        if let Some(address) = waiting.next() {
+        if let Some(address) = waiting.pop_front() {
+            if tried.contains(&address) {
+                continue;
+            }
+            tried.push(address);
             let attempt = connect(address);
             running.push(async move { (address, attempt.await) });
         }
+        wants_more |= running.is_empty();
+        let has_next = !wants_more || !waiting.is_empty();
         tokio::select! {
-            ended = running.next() => match ended {
-                Some((address, Ok(connection))) => return Ok((address, connection)),
-                Some((address, Err(LinkError::Connect(why) | LinkError::Lost(why)))) if several => {
-                    errors.push(format!("{}: {why}", address.ip()));
+            Some((address, result)) = running.next() => match result {
+                Ok(connection) => return Ok((address, connection)),
+                Err(error) => {
+                    tracing::debug!(%address, %error, "an address of an upstream does not work");
+                    let reason = reason(error);
+                    if !reasons.contains(&reason) {
+                        reasons.push(reason);
+                    }
                 }
-                Some((_, Err(LinkError::Connect(why) | LinkError::Lost(why)))) => errors.push(why),
-                Some((_, Err(error))) => errors.push(error.to_string()),
-                None => return Err(LinkError::Connect(errors.join("; "))),
             },
-            () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
+            found = &mut more, if wants_more && !has_more => {
+                has_more = true;
+                match found {
+                    Ok(found) => found.into_iter().rev().for_each(|a| waiting.push_front(a)),
+                    Err(error) => no_more = Some(reason(error)),
+                }
+            }
+            () = sleep(ATTEMPT_DELAY), if has_next => wants_more = true,
+            else => break,
         }
+    }
+    // What a server says tells more than that there are no others.
+    reasons.extend(no_more);
+    Err(LinkError::Connect(reasons.join("; ")))
+}
+
+/// Why there is no connection, without the words that say that there is none.
+fn reason(error: LinkError) -> String {
+    match error {
+        LinkError::Connect(why) | LinkError::Lost(why) => why,
+        LinkError::Status(_) | LinkError::Answer(_) => error.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
+    use std::future::pending;
+    use std::net::IpAddr;
 
     use tokio::time::Instant;
 
@@ -227,13 +267,13 @@ mod tests {
             async move {
                 match address.ip().to_string().as_str() {
                     "192.0.2.1" => Err(LinkError::Connect("refused".to_owned())),
-                    "192.0.2.2" => std::future::pending().await,
-                    _ => Ok(address),
+                    "192.0.2.2" => pending().await,
+                    _ => Ok(()),
                 }
             }
         };
         let all = addresses(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]);
-        let (address, _) = race(all.clone(), connect).await.unwrap();
+        let (address, _) = race(all.clone(), pending(), connect).await.unwrap();
         assert_eq!(address, all[2]);
         let times = [Duration::ZERO, Duration::ZERO, ATTEMPT_DELAY];
         let expected: Vec<_> = all.iter().copied().zip(times).collect();
@@ -241,15 +281,62 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_error_names_each_address() {
+    async fn found_addresses_are_tried_beside_known_ones_that_take_their_time() {
+        let start = Instant::now();
+        let tried = RefCell::new(Vec::new());
+        let connect = |address: SocketAddr| {
+            tried.borrow_mut().push((address, start.elapsed()));
+            async move {
+                if address.ip() == IpAddr::from([192, 0, 2, 4]) {
+                    return Ok(());
+                }
+                pending().await
+            }
+        };
+        let all = addresses(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]);
+        let found = all.clone();
+        let more = async { Ok([&found[..1], &found[2..]].concat()) };
+        let (address, ()) = race(all[..2].to_vec(), more, connect).await.unwrap();
+        assert_eq!(address, all[3]);
+        // With the second known one, that is: they are had at once.
+        let expected = [(0, 0), (1, 1), (2, 1), (3, 2)];
+        let expected = expected.map(|(index, delays)| (all[index], ATTEMPT_DELAY * delays));
+        assert_eq!(tried.into_inner(), expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_addresses_are_not_looked_for_while_known_ones_may_do() {
+        let all = addresses(&["192.0.2.1", "192.0.2.2"]);
+        let works = &all[1];
+        let connect = |address: SocketAddr| async move {
+            if address != *works {
+                return Err(LinkError::Connect("refused".to_owned()));
+            }
+            sleep(ATTEMPT_DELAY / 2).await;
+            Ok(())
+        };
+        let looked_up = Cell::new(false);
+        let more = async {
+            looked_up.set(true);
+            Ok(Vec::new())
+        };
+        race(all.clone(), more, connect).await.unwrap();
+        assert!(!looked_up.get());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_error_tells_each_reason_once_and_no_address() {
         let connect = |address: SocketAddr| async move {
             if address.is_ipv6() {
                 sleep(Duration::from_secs(1)).await;
+                return Err::<(), _>(LinkError::Lost("closed".to_owned()));
             }
-            Err::<(), _>(LinkError::Connect("refused".to_owned()))
+            Err(LinkError::Connect("refused".to_owned()))
         };
-        let error = race(addresses(&["2001:db8::1", "192.0.2.1"]), connect).await;
-        let expected = "192.0.2.1: refused; 2001:db8::1: refused".to_owned();
+        let all = addresses(&["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
+        let more = async { Err(LinkError::Connect("cannot resolve".to_owned())) };
+        let error = race(all, more, connect).await;
+        let expected = "refused; closed; cannot resolve".to_owned();
         assert_eq!(error, Err(LinkError::Connect(expected)));
     }
 }

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use bytes::Buf;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use hickory_proto::rr::RecordType;
+use http::header::{ACCEPT, AGE, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 
 use super::LinkError;
 use crate::endpoint::{Endpoint, Host};
-use crate::wire::MAX_MESSAGE_LEN;
+use crate::wire::{self, Layout, MAX_MESSAGE_LEN};
 
 /// The media type of a DNS message (RFC 8484 section 6).
 const DNS_MESSAGE: &str = "application/dns-message";
@@ -90,6 +91,38 @@ pub(super) fn add(body: &mut Vec<u8>, mut piece: impl Buf) -> Result<(), LinkErr
     Ok(())
 }
 
+/// Takes the time that a response has spent in the caches of HTTP from the TTLs of its message
+/// (RFC 8484 section 5.1). What is no message is left as it is.
+pub(super) fn account_for_age(message: &mut [u8], headers: &HeaderMap) {
+    let age = age(headers);
+    if age == 0 {
+        return;
+    }
+    let Ok(layout) = Layout::read(message) else {
+        return;
+    };
+    for record in layout.records {
+        // The TTL field of OPT is none (RFC 6891 section 6.1.3).
+        if record.rtype != u16::from(RecordType::OPT) {
+            let ttl = wire::effective_ttl(record.ttl).saturating_sub(age);
+            wire::write_at(message, record.ttl_at, &ttl.to_be_bytes());
+        }
+    }
+}
+
+/// The age of a response in seconds; 0 if it does not say. Of several the first counts, and what is no
+/// number does not (RFC 9111 section 5.1).
+fn age(headers: &HeaderMap) -> u32 {
+    let value = headers.get(AGE).and_then(|value| value.to_str().ok());
+    let first = value.unwrap_or_default().split(',').next();
+    let digits = first.unwrap_or_default().trim();
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return 0;
+    }
+    // Longer than any TTL.
+    digits.parse().unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -115,5 +148,59 @@ mod tests {
             of(address("192.0.2.1"), Some("dns.example"), 443),
             "dns.example"
         );
+    }
+
+    fn aged(age: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(AGE, age.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn the_age_is_the_first_number_of_its_header() {
+        assert_eq!(age(&HeaderMap::new()), 0);
+        for (text, expected) in [
+            ("250", 250),
+            (" 7 , 250", 7),
+            ("99999999999", u32::MAX),
+            ("", 0),
+            ("-5", 0),
+            ("+5", 0),
+            ("soon", 0),
+        ] {
+            assert_eq!(age(&aged(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_age_is_taken_from_every_ttl_and_the_opt_record_stays() {
+        let record = |rtype: u8, ttl: u32| {
+            let ttl = ttl.to_be_bytes();
+            [&[0, 0, rtype, 0, 1][..], &ttl, &[0, 0]].concat()
+        };
+        let message = |ttls: [u32; 4]| {
+            let head = vec![0, 0, 0x80, 0, 0, 0, 0, 2, 0, 1, 0, 2];
+            let [first, second, authority, additional] = ttls;
+            let opt = record(41, 0x8000);
+            [
+                head,
+                record(1, first),
+                record(1, second),
+                record(6, authority),
+                opt,
+                record(1, additional),
+            ]
+            .concat()
+        };
+        let fresh = message([600, 250, 249, u32::MAX]);
+        let mut old = fresh.clone();
+        account_for_age(&mut old, &aged("250"));
+        assert_eq!(old, message([350, 0, 0, 0]));
+        let mut untold = fresh.clone();
+        account_for_age(&mut untold, &HeaderMap::new());
+        assert_eq!(untold, fresh);
+        let mut cut = fresh[..fresh.len() - 1].to_vec();
+        account_for_age(&mut cut, &aged("250"));
+        assert_eq!(cut, fresh[..fresh.len() - 1]);
     }
 }

@@ -73,6 +73,7 @@ impl Requests {
             exchange::add(&mut message, piece)?;
             let _ = body.flow_control().release_capacity(length);
         }
+        exchange::account_for_age(&mut message, &head.headers);
         Ok(message)
     }
 }

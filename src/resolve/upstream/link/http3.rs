@@ -42,7 +42,8 @@ pub(super) async fn connection(quic: quinn::Connection, uri: Uri) -> Result<Conn
 impl Requests {
     /// Sends a query, gives the body of the response.
     pub(super) async fn ask(&self, query: Vec<u8>) -> Result<Vec<u8>, LinkError> {
-        isolated(self.exchange(query)).await?
+        // In a box: it is several times larger than those of the other transports.
+        isolated(Box::pin(self.exchange(query))).await?
     }
 
     async fn exchange(&self, query: Vec<u8>) -> Result<Vec<u8>, LinkError> {
@@ -57,6 +58,7 @@ impl Requests {
         while let Some(piece) = stream.recv_data().await.map_err(failed)? {
             exchange::add(&mut message, piece)?;
         }
+        exchange::account_for_age(&mut message, head.headers());
         Ok(message)
     }
 }

@@ -39,7 +39,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause: a server that is back is found soon, and a dead one costs a packet now and then.
 const MAX_PAUSE: Duration = Duration::from_secs(4);
 
-/// Why a query has no response.
+/// Why a query has no response. Clients are told: the text names neither the addresses nor the name of a
+/// server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LinkError {
     /// There is no connection, and none can be made.
@@ -101,18 +102,19 @@ impl Link {
     pub(super) async fn ask(&self, query: &[u8]) -> Result<Vec<u8>, LinkError> {
         let connection = self.connection().await?;
         let mut first = pin!(connection.ask(query));
-        let again = async { self.connection().await?.ask(query).await };
+        // In a box, as it is rare: the future of a query that goes well stays small.
+        let again = || async { self.connection().await?.ask(query).await }.boxed();
         tokio::select! {
             result = &mut first => match result {
                 // A server may close a connection whenever it likes (RFC 7766 section 6.2.4), and a
                 // query may be repeated.
-                Err(LinkError::Lost(_)) => return again.await,
+                Err(LinkError::Lost(_)) => return again().await,
                 result => return result,
             },
             () = connection.silent() => {}
         }
         // The path may be dead, or the server slow: whichever brings a response.
-        let mut second = pin!(again);
+        let mut second = again();
         tokio::select! {
             result = &mut first => match result {
                 Err(LinkError::Lost(_)) => second.await,

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
+use super::bootstrap::tests::A;
 use super::health::MAX_SILENCE;
 use super::*;
 use crate::endpoint::{Host, Transport};
@@ -32,6 +33,16 @@ pub(super) fn query(id: u16, text: &str) -> Vec<u8> {
 pub(super) fn reply(query: &[u8]) -> Vec<u8> {
     let mut reply = query.to_vec();
     reply[2] |= 0x80;
+    reply
+}
+
+/// The response to a query, with a record of this TTL.
+pub(super) fn reply_with_ttl(query: &[u8], ttl: u32) -> Vec<u8> {
+    let mut reply = reply(&query[..HEADER_LEN]);
+    reply[4..8].copy_from_slice(&[0, 0, 0, 1]);
+    reply.extend([0, 0, 1, 0, 1]);
+    reply.extend(ttl.to_be_bytes());
+    reply.extend([0, 0]);
     reply
 }
 
@@ -450,11 +461,75 @@ async fn the_addresses_of_a_stamp_need_no_bootstrap_server() {
     endpoint.host = Host::Name(SERVER_NAME.to_owned());
     let nowhere = Link::new(endpoint.clone(), no_trust(), no_bootstrap());
     let error = nowhere.ask(&query(1, "x")).await.unwrap_err();
-    let expected = "cannot connect: cannot resolve dns.example: there are no bootstrap servers";
+    let expected =
+        "cannot connect: cannot resolve the server's name: there are no bootstrap servers";
     assert_eq!(error.to_string(), expected);
     // Nobody listens at the first one.
     endpoint.addresses = vec![IpAddr::from([127, 0, 0, 77]), server.ip()];
     let link = Link::new(endpoint, no_trust(), no_bootstrap());
     link.ask(&query(1, "x")).await.unwrap();
     assert_eq!(taken.count(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_address_of_a_stamp_is_no_burden_where_bootstrap_servers_know_a_better_one() {
+    let authority = Authority::new("test authority");
+    let config = Arc::new(server_config(authority.issue(&[SERVER_NAME]), b"dot"));
+    let (told, mut reached) = mpsc::unbounded_channel();
+    let dead = told.clone();
+    let (server, _) = tcp_server(move |_, stream| {
+        let dead = dead.clone();
+        async move {
+            dead.send("the dead one").unwrap();
+            std::future::pending::<()>().await;
+            drop(stream);
+        }
+    })
+    .await;
+    let better = [127, 0, 0, 2];
+    let listener = TcpListener::bind((IpAddr::from(better), server.port())).await;
+    let listener = listener.unwrap();
+    tokio::spawn(async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(config);
+        while let Ok((stream, _)) = listener.accept().await {
+            told.send("the better one").unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let query = receive(&mut stream).await.unwrap();
+            send(&mut stream, &reply(&query)).await;
+        }
+    });
+    let (bootstrap, _) = bootstrap::tests::server(vec![(A, better.to_vec())], 300).await;
+    let mut endpoint = endpoint(Transport::Tls, server);
+    endpoint.host = Host::Name(SERVER_NAME.to_owned());
+    endpoint.addresses = vec![server.ip()];
+    let bootstrap = Arc::new(Bootstrap::new(vec![bootstrap]));
+    let link = Link::new(endpoint, authority.trusted(), bootstrap);
+    let query = query(1, "x");
+    for expected in [&["the dead one", "the better one"][..], &["the better one"]] {
+        // The second time it is preferred.
+        assert_eq!(link.ask(&query).await, Ok(reply(&query)));
+        for expected in expected {
+            assert_eq!(reached.recv().await, Some(*expected));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_a_known_address_is_told_where_no_bootstrap_server_can_be_asked() {
+    let authority = Authority::new("test authority");
+    let config = Arc::new(server_config(authority.issue(&["other.example"]), b"dot"));
+    let (server, _) = tcp_server(move |_, stream| {
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&config));
+        async move {
+            let _ = acceptor.accept(stream).await;
+        }
+    })
+    .await;
+    let mut endpoint = endpoint(Transport::Tls, server);
+    endpoint.host = Host::Name(SERVER_NAME.to_owned());
+    endpoint.addresses = vec![server.ip()];
+    let link = Link::new(endpoint, authority.trusted(), no_bootstrap());
+    let error = link.ask(&query(1, "x")).await.unwrap_err();
+    let expected = "cannot connect: the certificate is for other.example, not for this server";
+    assert_eq!(error.to_string(), expected);
 }

@@ -284,6 +284,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         self.judge(leaf, others, name, ocsp, now).map_err(|why| {
+            tracing::debug!(?name, ?why, "the certificate of an upstream is refused");
             let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
             *refusal = Some(why.to_string());
             match why {
@@ -321,7 +322,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Why a certificate is refused, in words for who runs the resolver.
+/// Why a certificate is refused, in words for who runs the resolver. Clients see them as well, so they
+/// tell no address and not what the server was taken for.
 #[derive(Debug)]
 enum Refused {
     KeyNotPinned,
@@ -347,19 +349,15 @@ impl std::fmt::Display for Refused {
         let Error::InvalidCertificate(why) = error else {
             return error.fmt(f);
         };
-        if let CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        } = why
-        {
-            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+        if let CertificateError::NotValidForNameContext { presented, .. } = why {
+            let names: Vec<&str> = presented.iter().filter_map(|name| bare(name)).collect();
             let names = match names.get(..MAX_NAMES) {
-                _ if names.is_empty() => "no name".to_owned(),
+                _ if presented.is_empty() => "no name".to_owned(),
+                _ if names.is_empty() => "other addresses".to_owned(),
                 None => names.join(", "),
                 Some(first) => format!("{} and others", first.join(", ")),
             };
-            let expected = expected.to_str();
-            return write!(f, "the certificate is for {names}, not for {expected}");
+            return write!(f, "the certificate is for {names}, not for this server");
         }
         if let CertificateError::ExpiredContext { time, not_after } = why {
             let days = time.as_secs().saturating_sub(not_after.as_secs()) / 86_400;
@@ -382,10 +380,9 @@ impl std::fmt::Display for Refused {
     }
 }
 
-/// `DnsName("dns.example")` as the library lists a name, without what is around it.
-fn bare(name: &str) -> &str {
-    let inner = name.split_once('(').map_or(name, |(_, inner)| inner);
-    inner.trim_end_matches(')').trim_matches('"')
+/// The name in `DnsName("dns.example")`, as the library lists it; `None` for what is no name.
+fn bare(name: &str) -> Option<&str> {
+    name.strip_prefix("DnsName(\"")?.strip_suffix("\")")
 }
 
 /// What the signature of a certificate covers: the first element of the outer sequence, in DER

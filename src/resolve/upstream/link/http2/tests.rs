@@ -334,3 +334,22 @@ async fn a_server_without_http_2_is_named_so() {
     let expected = "the server does not speak HTTP/2".to_owned();
     assert_eq!(error, Err(LinkError::Connect(expected)));
 }
+
+#[tokio::test]
+async fn time_in_the_caches_of_http_is_taken_from_the_ttls() {
+    let (link, _) = server(|_, connection| {
+        serve_all(connection, |respond, query| {
+            let response = Response::builder()
+                .header("content-type", "application/dns-message")
+                .header("age", "250")
+                .body(())
+                .unwrap();
+            let mut stream = respond.send_response(response, false).unwrap();
+            let body = reply_with_ttl(&query, 600).into();
+            stream.send_data(body, true).unwrap();
+        })
+    })
+    .await;
+    let query = query(7, "x");
+    assert_eq!(link.ask(&query).await, Ok(reply_with_ttl(&query, 350)));
+}

@@ -167,3 +167,21 @@ async fn a_query_that_nobody_waits_for_harms_nothing() {
     assert_eq!(link.ask(&query).await, Ok(reply(&query)));
     assert_eq!(taken.count(), 1);
 }
+
+#[tokio::test]
+async fn time_in_the_caches_of_http_is_taken_from_the_ttls() {
+    let (link, _) = server(|_, body, mut stream| async move {
+        let response = Response::builder()
+            .header("content-type", MESSAGE)
+            .header("age", "250")
+            .body(())
+            .unwrap();
+        stream.send_response(response).await.unwrap();
+        let body = reply_with_ttl(&body, 600).into();
+        stream.send_data(body).await.unwrap();
+        stream.finish().await.unwrap();
+    })
+    .await;
+    let query = query(7, "x");
+    assert_eq!(link.ask(&query).await, Ok(reply_with_ttl(&query, 350)));
+}
