@@ -4,6 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand::RngExt;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -74,10 +75,7 @@ pub(super) async fn over_udp(
     question: &Question,
     is_proven: impl Fn(&Response) -> bool,
 ) -> io::Result<Datagram> {
-    // Connected, so that only the server's datagrams arrive and an ICMP refusal is felt at once.
-    let socket = bind_random_port(server)?;
-    socket.connect(server).await?;
-    socket.send(query.bytes()).await?;
+    let socket = send_from_random_port(server, query.bytes())?;
     for _ in 0..MAX_WRONG_DATAGRAMS {
         match receive(&socket, query, question).await? {
             Verdict::Answer(response) if is_proven(&response) => {
@@ -148,22 +146,27 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed answer")
 }
 
-/// A socket on a random port: the port is half of what a forger has to guess (RFC 5452 section 4.5).
-fn bind_random_port(server: SocketAddr) -> io::Result<UdpSocket> {
+/// Sends a datagram from a random port: the port is half of what a forger has to guess (RFC 5452
+/// section 4.5). Connected, so that only the server's datagrams arrive and an ICMP refusal is felt at
+/// once. There is room in a new socket: nothing is waited for.
+fn send_from_random_port(server: SocketAddr, message: &[u8]) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), None)?;
+    bind_random_port(&socket, server)?;
+    socket.connect(&server.into())?;
+    socket.send(message)?;
+    UdpSocket::from_std(socket.into())
+}
+
+fn bind_random_port(socket: &Socket, server: SocketAddr) -> io::Result<()> {
     let any = |port| match server {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
     };
     for _ in 0..PORT_TRIES {
         let port = rand::rng().random_range(1024..=u16::MAX);
-        if let Ok(socket) = std::net::UdpSocket::bind(any(port)) {
-            return registered(socket);
+        if socket.bind(&any(port).into()).is_ok() {
+            return Ok(());
         }
     }
-    registered(std::net::UdpSocket::bind(any(0))?)
-}
-
-fn registered(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+    socket.bind(&any(0).into())
 }

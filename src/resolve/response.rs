@@ -114,10 +114,11 @@ pub(super) fn accept(query: &Query, message: &[u8], question: &Question) -> Verd
     let question_end = HEADER_LEN + question.len();
     let [questions, ..] = header.counts;
     let low_rcode = header.flags & flags::RCODE;
-    // Servers of old answer what they do not understand with a bare header. It proves nothing.
-    let old_errors = [ResponseCode::FormErr, ResponseCode::NotImp].map(u16::from);
+    // Some servers answer what they do not understand, or refuse, with a bare header. It proves
+    // nothing, and it is no denial of a name.
+    let no_errors = [ResponseCode::NoError, ResponseCode::NXDomain].map(u16::from);
     let is_bare = questions == 0 && message.len() == HEADER_LEN;
-    let bare_error = is_bare && old_errors.contains(&low_rcode);
+    let bare_error = is_bare && !no_errors.contains(&low_rcode);
     let mut keeps_case = false;
     if !bare_error {
         let echoed = message.get(HEADER_LEN..question_end).unwrap_or_default();

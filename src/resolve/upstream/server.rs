@@ -205,8 +205,8 @@ impl Server {
 
     /// Takes note of what an answer shows that was got in `manner`, after `first` had been tried.
     fn note(&self, first: &Manner, manner: &Manner, response: &Response) {
-        if response.is_format_error() {
-            // It was not the manner.
+        if response.is_server_failure() {
+            // It may not have been the manner.
             return;
         }
         if first.edns && !manner.edns {
@@ -245,7 +245,7 @@ impl Server {
         let plain = manner.without_what_lacks(&lacking);
         match ask(&plain).await.map_err(unreachable)? {
             Datagram::Answer(response) => {
-                if !response.is_format_error() {
+                if !response.is_server_failure() {
                     self.lacks_proof(manner, &plain);
                 }
                 Ok(response)
@@ -271,7 +271,8 @@ impl Server {
 
     async fn over_tcp(&self, question: &Question, manner: &Manner) -> Result<Response, Trouble> {
         let response = self.on_link(question, &manner.style()).await?;
-        if response.is_format_error() {
+        if response.is_server_failure() {
+            // Which may be a header alone.
             return Ok(response);
         }
         if manner.mixes_case && !response.keeps_case {
