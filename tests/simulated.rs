@@ -807,8 +807,9 @@ async fn flood(server: SocketAddr, told_to_stop: CancellationToken) -> Flood {
             socket.send(&query.to_vec().unwrap()).await.unwrap();
             flood.sent += 1;
         }
-        // Answered without a lookup: what was sent before has been read then.
-        ask_as_stub(FLOODER, server, "localhost.", RecordType::A).await;
+        // A new name, so that it waits for its turn behind what was sent before.
+        let name = format!("f{}.example.", flood.sent);
+        ask_as_stub(FLOODER, server, &name, RecordType::A).await;
         while let Ok(length) = socket.try_recv(&mut buffer) {
             match told(&Message::from_vec(&buffer[..length]).unwrap()) {
                 Told::Nobody => flood.nobody += 1,

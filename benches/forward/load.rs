@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::upstream::socket;
+use super::peers::socket;
 
 /// Sockets, so that a resolver with several of its own finds work for each.
 const SOCKETS: usize = 16;

@@ -19,20 +19,18 @@
 )]
 
 mod load;
-mod resolvers;
-mod upstream;
+#[path = "../peers/mod.rs"]
+mod peers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 
 use load::{Load, Names, Outcome};
-use resolvers::{Kind, Resolver};
-use upstream::Upstream;
+use peers::{Cpus, Kind, Resolver, Spread, Upstream, installed};
 
 #[derive(Debug, Clone, Parser)]
 #[command(about = "Cache misses, beside unbound and dnsdist")]
@@ -79,20 +77,14 @@ fn main() {
         options.windows.len() > 1,
         "half load is half of the second window's"
     );
-    let cpus = Cpus::of(&options);
+    let cpus = Cpus::new(options.cpus.clone(), options.resolver_cpus.clone());
     cpus.take_own();
     let mut kinds = vec![Kind::Pkbridge];
     if !options.alone {
         kinds.extend(options.unbound_threads.iter().copied().map(Kind::Unbound));
         kinds.push(Kind::Dnsdist);
     }
-    kinds.retain(|kind| {
-        let is_installed = kind.is_installed();
-        if !is_installed {
-            println!("{} is not installed", kind.name());
-        }
-        is_installed
-    });
+    let kinds = installed(kinds);
 
     let upstream = Upstream::start();
     let names = Arc::new(Names::new());
@@ -116,48 +108,6 @@ fn main() {
             assert!(rounds.iter().all(is_good), "{}: {rounds:?}", kind.name());
         }
     }
-}
-
-/// CPUs, as taskset has them.
-struct Cpus {
-    own: String,
-    resolver: String,
-}
-
-impl Cpus {
-    fn of(options: &Options) -> Self {
-        let allowed = allowed_cpus();
-        let default = |index: usize| {
-            // With one CPU they share it: good for nothing but `--test`.
-            let cpu = allowed.get(index).or(allowed.first()).unwrap();
-            cpu.to_string()
-        };
-        Self {
-            own: options.cpus.clone().unwrap_or_else(|| default(0)),
-            resolver: options.resolver_cpus.clone().unwrap_or_else(|| default(1)),
-        }
-    }
-
-    /// Puts this process on its CPUs, and with it the threads that it starts later.
-    fn take_own(&self) {
-        let pid = std::process::id().to_string();
-        let mut command = Command::new("taskset");
-        let command = command.args(["--pid", "--cpu-list", &self.own, &pid]);
-        let output = command.output().unwrap_or_else(|e| panic!("taskset: {e}"));
-        assert!(output.status.success(), "taskset: {output:?}");
-    }
-}
-
-/// The CPUs that this process may run on (proc(5): `Cpus_allowed_list`, such as `0-3,6`).
-fn allowed_cpus() -> Vec<usize> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let mut lines = status.lines();
-    let list = lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        first.parse::<usize>().unwrap()..=last.parse().unwrap()
-    };
-    list.unwrap().trim().split(',').flat_map(range).collect()
 }
 
 /// One measurement.
@@ -266,24 +216,6 @@ fn show(kinds: &[Kind], options: &Options, results: &Results) {
                 of(|f| f.asked).median,
                 rounds.iter().map(|f| f.failed).sum::<u64>()
             );
-        }
-    }
-}
-
-/// The middle of some figures, and how far they lie apart.
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut figures: Vec<f64>) -> Self {
-        figures.sort_by(f64::total_cmp);
-        Self {
-            median: figures[figures.len() / 2],
-            least: figures[0],
-            most: figures[figures.len() - 1],
         }
     }
 }

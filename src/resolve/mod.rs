@@ -49,7 +49,7 @@ use delegation::Delegations;
 use flights::{Flights, NoFlight, Part};
 use lookup::Lookup;
 pub use lookup::{Names, is_special_use};
-use places::Places;
+pub(crate) use places::{Place, Places};
 
 /// Questions being looked up at once; as many again for names that may be a public key's, so that
 /// these cannot take the places of ordinary ones. Beyond it a question is answered SERVFAIL at once.
@@ -127,8 +127,8 @@ impl Resolver {
     }
 
     /// The answer from the cache. If it [is due](Answer::is_due), it wants to be [refreshed](Self::refresh).
-    pub fn cached(&self, cache_key: &[u8]) -> Option<Arc<Answer>> {
-        self.cache().get(cache_key, Instant::now())
+    pub fn cached(&self, cache_key: &[u8], now: Instant) -> Option<Arc<Answer>> {
+        self.cache().get(cache_key, now)
     }
 
     /// Looks a question up without waiting, so that the next one who asks finds the answer.

@@ -7,21 +7,21 @@ use super::packets::Asker;
 
 /// How many places each asker has taken.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     taken: Mutex<HashMap<Asker, usize>>,
     share: usize,
 }
 
 /// A place, free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     asker: Asker,
 }
 
 impl Places {
     /// At most `share` places for each asker.
-    pub(super) fn new(share: usize) -> Arc<Self> {
+    pub(crate) fn new(share: usize) -> Arc<Self> {
         Arc::new(Self {
             taken: Mutex::new(HashMap::new()),
             share,
@@ -29,7 +29,7 @@ impl Places {
     }
 
     /// Takes a place, if the asker has one left.
-    pub(super) fn take(self: &Arc<Self>, asker: Asker) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, asker: Asker) -> Option<Place> {
         let mut taken = self.lock();
         let own = taken.entry(asker).or_default();
         if *own >= self.share {

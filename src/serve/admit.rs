@@ -12,6 +12,7 @@ use super::access::{Access, RefusalLimit};
 use super::cookies::{Cookies, Judged};
 use super::edns::{self, MIN_PAYLOAD, QueryOpt, ReplyOpt};
 use super::reply::{self, Head};
+use super::udp::Plain;
 use super::{AuthenticData, ServeSettings};
 use crate::resolve::{Asker, Ede, Question, UDP_PAYLOAD_LEN, ede};
 use crate::wire::{self, Header, Layout, flags};
@@ -145,14 +146,33 @@ impl Gate {
         }
     }
 
+    /// What the reply to a plain query looks like; `None` if its client is not served.
+    pub(super) fn admit_plain<'a>(
+        &self,
+        query: &Plain<'a>,
+        client: SocketAddr,
+    ) -> Option<Head<&'a [u8]>> {
+        if client.port() == 0 || !self.access.allows(client.ip()) {
+            return None;
+        }
+        Some(Head {
+            id: query.id,
+            flags: query.flags,
+            question: query.question,
+            opt: query.opt.map(|(_, dnssec_ok)| ReplyOpt {
+                dnssec_ok,
+                cookie: None,
+                nsid: None,
+                keepalive: false,
+            }),
+            may_vouch: self.may_vouch(client.ip()),
+            limit: udp_limit(query.opt.map(|(payload, _)| payload)),
+        })
+    }
+
     /// What any reply to a query looks like.
     fn head(&self, query: &Query<'_>, client: IpAddr, transport: Transport) -> Head {
         let opt = query.opt.as_ref();
-        let limit = match transport {
-            // What the client takes, and at most what is never fragmented.
-            Transport::Udp => opt.map_or(MIN_PAYLOAD, |opt| opt.payload.min(UDP_PAYLOAD_LEN)),
-            Transport::Tcp => u16::MAX,
-        };
         Head {
             id: query.header.id,
             flags: query.header.flags,
@@ -163,14 +183,27 @@ impl Gate {
                 nsid: self.nsid.clone().filter(|_| opt.nsid),
                 keepalive: opt.keepalive,
             }),
-            may_vouch: match self.authentic_data {
-                AuthenticData::Never => false,
-                AuthenticData::Loopback => client.to_canonical().is_loopback(),
-                AuthenticData::Always => true,
+            may_vouch: self.may_vouch(client),
+            limit: match transport {
+                Transport::Udp => udp_limit(opt.map(|opt| opt.payload)),
+                Transport::Tcp => u16::MAX.into(),
             },
-            limit: usize::from(limit),
         }
     }
+
+    fn may_vouch(&self, client: IpAddr) -> bool {
+        match self.authentic_data {
+            AuthenticData::Never => false,
+            AuthenticData::Loopback => client.to_canonical().is_loopback(),
+            AuthenticData::Always => true,
+        }
+    }
+}
+
+/// The largest reply over UDP: what the client takes, and at most what is never fragmented.
+fn udp_limit(payload: Option<u16>) -> usize {
+    let payload = payload.unwrap_or(MIN_PAYLOAD);
+    payload.clamp(MIN_PAYLOAD, UDP_PAYLOAD_LEN).into()
 }
 
 /// A message that is not a response, as far as it can be read.

@@ -24,9 +24,6 @@ pub use admit::Transport;
 pub(crate) use stream::{Places, serve_tcp};
 pub(crate) use udp::serve_udp;
 
-/// Questions from UDP clients that wait for a lookup at once. Beyond it they get SERVFAIL at once.
-const MAX_WAITING: usize = 8192;
-
 /// How long a TCP connection may be idle (RFC 7766 section 6.2.3). Clients that ask are told.
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -105,9 +102,9 @@ impl Service {
             Admission::Reply(reply) => Next::Send(reply),
             Admission::Question(asked) => {
                 tracing::debug!(%client, ?transport, question = ?asked.question, "asked");
-                match self.resolver.cached(&asked.question.cache_key()) {
+                let now = Instant::now();
+                match self.resolver.cached(&asked.question.cache_key(), now) {
                     Some(answer) => {
-                        let now = Instant::now();
                         if answer.is_due(now) {
                             self.resolver.refresh(&asked.question);
                         }

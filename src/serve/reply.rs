@@ -13,15 +13,16 @@ const CACHED_ERROR: EdeRef<'static> = (13, "");
 /// Room for an OPT with the usual options, so that most replies are allocated once.
 const OPT_ROOM: usize = 64;
 
-/// What a reply copies from its query, and what it owes it.
+/// What a reply copies from its query, and what it owes it. `Q` is the question section: a copy of it,
+/// or a slice of the query.
 #[derive(Debug, Clone)]
-pub(crate) struct Head {
+pub(crate) struct Head<Q = Vec<u8>> {
     /// Transaction ID.
     pub(super) id: u16,
     /// The query's flag word.
     pub(super) flags: u16,
     /// The question section, in the client's own letter case; empty if it could not be read.
-    pub(super) question: Vec<u8>,
+    pub(super) question: Q,
     /// The OPT, if the query had one.
     pub(super) opt: Option<ReplyOpt>,
     /// Whether this client, if it asks, may be told by AD that an answer comes from verified packets.
@@ -31,18 +32,26 @@ pub(crate) struct Head {
 }
 
 /// The reply that carries an answer. `cached` says that it was not looked up for this query.
-pub(crate) fn answer(head: &Head, answer: &Answer, cached: bool, now: Instant) -> Vec<u8> {
+pub(crate) fn answer<Q: AsRef<[u8]>>(
+    head: &Head<Q>,
+    answer: &Answer,
+    cached: bool,
+    now: Instant,
+) -> Vec<u8> {
     let mut reply = Vec::with_capacity(answer.wire().len() + OPT_ROOM);
-    reply.extend_from_slice(answer.wire());
-    let age = answer.age(now);
-    for &offset in answer.ttl_offsets() {
-        let at = usize::from(offset);
-        if let Some(ttl) = wire::read_u32(&reply, at) {
-            wire::write_at(&mut reply, at, &ttl.saturating_sub(age).to_be_bytes());
-        }
-    }
-    wire::write_at(&mut reply, HEADER_LEN, &head.question);
-    let mut kept = wire::read_u16(&reply, 2).unwrap_or(0) & (flags::AA | flags::AD);
+    write_answer(&mut reply, head, answer, cached, now);
+    reply
+}
+
+/// Writes the reply that carries an answer, in place of what is in the buffer.
+pub(crate) fn write_answer<Q: AsRef<[u8]>>(
+    reply: &mut Vec<u8>,
+    head: &Head<Q>,
+    answer: &Answer,
+    cached: bool,
+    now: Instant,
+) {
+    let mut kept = wire::read_u16(answer.wire(), 2).unwrap_or(0) & (flags::AA | flags::AD);
     if head.may_vouch && answer.is_verified() {
         kept |= flags::AD;
     }
@@ -53,17 +62,30 @@ pub(crate) fn answer(head: &Head, answer: &Answer, cached: bool, now: Instant) -
         edes: answer.edes(),
         cached_error: (cached && answer.is_failure()).then_some(CACHED_ERROR),
     };
-    finish(head, reply, &content)
+    reply.clear();
+    reply.extend_from_slice(answer.wire());
+    wire::write_at(reply, HEADER_LEN, head.question.as_ref());
+    let age = answer.age(now);
+    if age > 0 {
+        for &offset in answer.ttl_offsets() {
+            let at = usize::from(offset);
+            if let Some(ttl) = wire::read_u32(reply, at) {
+                wire::write_at(reply, at, &ttl.saturating_sub(age).to_be_bytes());
+            }
+        }
+    }
+    finish(head, reply, &content);
 }
 
 /// A reply without records.
-pub(crate) fn error(head: &Head, rcode: u16, ede: Option<&Ede>) -> Vec<u8> {
-    let question_end = HEADER_LEN + head.question.len();
+pub(crate) fn error<Q: AsRef<[u8]>>(head: &Head<Q>, rcode: u16, ede: Option<&Ede>) -> Vec<u8> {
+    let question = head.question.as_ref();
+    let question_end = HEADER_LEN + question.len();
     let mut reply = Vec::with_capacity(question_end + OPT_ROOM);
     reply.extend([0; HEADER_LEN]);
-    let questions = u16::from(!head.question.is_empty());
+    let questions = u16::from(!question.is_empty());
     wire::write_at(&mut reply, 4, &questions.to_be_bytes());
-    reply.extend_from_slice(&head.question);
+    reply.extend_from_slice(question);
     let content = Content {
         question_end,
         kept: 0,
@@ -71,7 +93,8 @@ pub(crate) fn error(head: &Head, rcode: u16, ede: Option<&Ede>) -> Vec<u8> {
         edes: ede.map_or(&[], std::slice::from_ref),
         cached_error: None,
     };
-    finish(head, reply, &content)
+    finish(head, &mut reply, &content);
+    reply
 }
 
 fn pair(ede: &Ede) -> EdeRef<'_> {
@@ -93,7 +116,7 @@ struct Content<'a> {
 }
 
 /// Writes ID and flags, appends the OPT, and cuts down what is over the limit.
-fn finish(head: &Head, mut reply: Vec<u8>, content: &Content<'_>) -> Vec<u8> {
+fn finish<Q>(head: &Head<Q>, reply: &mut Vec<u8>, content: &Content<'_>) {
     let rcode = if content.rcode > flags::RCODE && head.opt.is_none() {
         SERVFAIL
     } else {
@@ -110,26 +133,25 @@ fn finish(head: &Head, mut reply: Vec<u8>, content: &Content<'_>) -> Vec<u8> {
         word |= content.kept & flags::AD;
     }
     word |= rcode & flags::RCODE;
-    if !fit_opt(head, &mut reply, rcode, content) {
+    if !fit_opt(head, reply, rcode, content) {
         // RFC 6891 section 7: the OPT stays in a truncated reply. RFC 2181 section 9: the client
         // ignores what is left of the records, so none are.
         word |= flags::TC;
         reply.truncate(content.question_end);
-        wire::write_at(&mut reply, 6, &[0; 6]);
-        fit_opt(head, &mut reply, rcode, content);
+        wire::write_at(reply, 6, &[0; 6]);
+        fit_opt(head, reply, rcode, content);
     }
-    wire::write_at(&mut reply, 0, &head.id.to_be_bytes());
-    wire::write_at(&mut reply, 2, &word.to_be_bytes());
+    wire::write_at(reply, 0, &head.id.to_be_bytes());
+    wire::write_at(reply, 2, &word.to_be_bytes());
     if head.opt.is_some() {
-        let additionals = wire::read_u16(&reply, 10).unwrap_or(0).saturating_add(1);
-        wire::write_at(&mut reply, 10, &additionals.to_be_bytes());
+        let additionals = wire::read_u16(reply, 10).unwrap_or(0).saturating_add(1);
+        wire::write_at(reply, 10, &additionals.to_be_bytes());
     }
-    reply
 }
 
 /// Appends the OPT that the query calls for (RFC 6891 section 6.1.1), with as much in it as fits;
 /// `false` if the reply is too large all the same.
-fn fit_opt(head: &Head, reply: &mut Vec<u8>, rcode: u16, content: &Content<'_>) -> bool {
+fn fit_opt<Q>(head: &Head<Q>, reply: &mut Vec<u8>, rcode: u16, content: &Content<'_>) -> bool {
     let limit = head.limit.min(MAX_MESSAGE_LEN);
     let Some(opt) = &head.opt else {
         return reply.len() <= limit;

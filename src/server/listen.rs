@@ -1,10 +1,11 @@
 //! Sockets to listen on: bound, or inherited.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::thread::available_parallelism;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 
 use super::port_holder::{Transport, port_holder};
 use crate::serve::systemd::Inherited;
@@ -19,7 +20,8 @@ const ANY_PORT_TRIES: usize = 16;
 pub(super) struct Listener {
     pub(super) configured: SocketAddr,
     pub(super) bound: SocketAddr,
-    pub(super) udp: Option<UdpSocket>,
+    /// One for each thread that is to read them; empty if UDP is not served here.
+    pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: Option<TcpListener>,
 }
 
@@ -63,7 +65,7 @@ fn bind_both(configured: SocketAddr) -> Result<Listener, ListenError> {
     Ok(Listener {
         configured,
         bound,
-        udp: Some(udp),
+        udp,
         tcp: Some(tcp),
     })
 }
@@ -72,14 +74,36 @@ fn bind_both(configured: SocketAddr) -> Result<Listener, ListenError> {
 /// clients send when their line comes back.
 const UDP_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
-fn bind_udp(address: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
+/// Threads that read the datagrams of one address, at most; as a rule one for each CPU.
+const MAX_UDP_THREADS: usize = 16;
+
+fn udp_threads() -> usize {
+    available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_UDP_THREADS))
+}
+
+/// Sockets among which the kernel shares the datagrams of one address out, by their senders.
+fn bind_udp(address: SocketAddr) -> io::Result<(Vec<UdpSocket>, SocketAddr)> {
+    let first = udp_socket(address)?;
+    // Without SO_REUSEPORT until it is bound, so that a second pkbridge is told that the port is taken.
+    first.bind(&address.into())?;
+    first.set_reuse_port(true)?;
+    let first = UdpSocket::from(first);
+    let bound = first.local_addr()?;
+    let mut sockets = vec![first];
+    while sockets.len() < udp_threads() {
+        let next = udp_socket(address)?;
+        next.set_reuse_port(true)?;
+        next.bind(&bound.into())?;
+        sockets.push(next.into());
+    }
+    Ok((sockets, bound))
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
     // The system gives what its limit (net.core.rmem_max) allows; less is no error.
     socket.set_recv_buffer_size(UDP_RECEIVE_BUFFER)?;
-    socket.bind(&address.into())?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    let bound = socket.local_addr()?;
-    Ok((socket, bound))
+    Ok(socket)
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -107,14 +131,18 @@ pub(super) fn adopt(inherited: Inherited) -> Result<Vec<Listener>, ListenError> 
     let error =
         |transport: Transport| move |error: io::Error| listen_error(unknown, transport, &error);
     let udp = inherited.udp.into_iter().map(|socket| {
-        let socket = UdpSocket::from_std(socket)?;
         let bound = socket.local_addr()?;
-        Ok((bound, Some(socket), None))
+        // There can be no second one, so the threads share it.
+        let mut sockets = vec![socket];
+        while let Some(first) = sockets.first().filter(|_| sockets.len() < udp_threads()) {
+            sockets.push(first.try_clone()?);
+        }
+        Ok((bound, sockets, None))
     });
     let tcp = inherited.tcp.into_iter().map(|socket| {
         let socket = TcpListener::from_std(socket)?;
         let bound = socket.local_addr()?;
-        Ok((bound, None, Some(socket)))
+        Ok((bound, Vec::new(), Some(socket)))
     });
     let udp = udp.map(|taken| taken.map_err(error(Transport::Udp)));
     let tcp = tcp.map(|taken| taken.map_err(error(Transport::Tcp)));

@@ -66,6 +66,14 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The system gives no threads for an address.
+    #[error("cannot serve {address} (UDP): {error}")]
+    Threads {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// The access list is unusable.
     #[error("the access list is unusable: {0}")]
     Access(String),
@@ -177,7 +185,7 @@ impl Server {
             config,
         };
         for listener in bound {
-            server.listen(listener);
+            server.listen(listener)?;
         }
         server.tell_udp_addresses();
         server.open_control();
@@ -316,7 +324,7 @@ impl Server {
             }
         };
 
-        // From here on nothing fails.
+        // From here on nothing fails but what leaves the rest as it should be.
         parts.local.watch(parts.answers.clone());
         self.forward.replace(forwarding);
         self.service.store(Arc::new(service));
@@ -339,7 +347,9 @@ impl Server {
             });
         }
         for listener in added {
-            self.listen(listener);
+            if let Err(error) = self.listen(listener) {
+                tracing::error!(%error, "an address is not served");
+            }
         }
         self.tell_udp_addresses();
         let control_changed = config.control != self.config.control;
@@ -350,14 +360,13 @@ impl Server {
         Ok(())
     }
 
-    fn listen(&mut self, listener: Listener) {
+    fn listen(&mut self, listener: Listener) -> Result<(), StartError> {
         let stop = CancellationToken::new();
-        let serves_udp = listener.udp.is_some();
-        if let Some(socket) = listener.udp {
-            let service = Arc::clone(&self.service);
-            self.tasks
-                .spawn(serve_udp(socket, service, self.tasks.clone(), stop.clone()));
-        }
+        let serves_udp = !listener.udp.is_empty();
+        serve_udp(listener.udp, &self.service, &self.tasks, stop.clone()).map_err(|error| {
+            let address = listener.bound;
+            StartError::Threads { address, error }
+        })?;
         if let Some(socket) = listener.tcp {
             self.tasks.spawn(serve_tcp(
                 socket,
@@ -374,6 +383,7 @@ impl Server {
             serves_udp,
             stop,
         });
+        Ok(())
     }
 
     /// Opens the control socket, in place of the one before.

@@ -115,12 +115,22 @@ impl AnswerCache {
             if self.reuse.nxdomain_cut && answer.denies_its_name() {
                 self.answers.insert(cut_key(&key), Arc::clone(&answer));
             }
+            let old = self.answers.get(&key);
             self.answers.insert(key, Arc::clone(&answer));
+            if let Some(old) = old {
+                old.let_go();
+            }
         } else if answer.is_told() {
             // It is news all the same.
-            self.answers.invalidate(&*key);
+            self.remove(&key);
         }
         answer
+    }
+
+    fn remove(&self, key: &[u8]) {
+        if let Some(answer) = self.answers.remove(key) {
+            answer.let_go();
+        }
     }
 
     /// Gives an answer past its time, and keeps what it gives until a refresh is tried again.
@@ -148,10 +158,11 @@ impl AnswerCache {
             });
         match entry {
             CompResult::Unchanged(entry) => entry.into_value(),
-            CompResult::Inserted(_)
-            | CompResult::ReplacedWith(_)
-            | CompResult::Removed(_)
-            | CompResult::StillNone(_) => new,
+            CompResult::ReplacedWith(_) => {
+                old.let_go();
+                new
+            }
+            CompResult::Inserted(_) | CompResult::Removed(_) | CompResult::StillNone(_) => new,
         }
     }
 
@@ -187,7 +198,7 @@ impl AnswerCache {
         for (key, _) in &self.answers {
             let read = wire::read_name(&key, 0).ok();
             if read.as_ref().is_none_or(|(name, _)| is_one(name)) {
-                self.answers.invalidate(&*key);
+                self.remove(&key);
                 let is_question = |(_, end)| key.len() == end + QUESTION_TAIL_LEN;
                 count += u64::from(read.is_none_or(is_question));
             }

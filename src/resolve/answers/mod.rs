@@ -97,6 +97,18 @@ pub struct Answer {
     stale: bool,
     /// The last refresh has failed, and the next one starts no sooner than this.
     retry_at: Option<Instant>,
+    /// Another answer has taken its place in the cache, or it has been forgotten.
+    gone: Gone,
+}
+
+/// Whether a cached answer still counts, for those who have kept it at hand. A copy is another answer.
+#[derive(Debug, Default)]
+struct Gone(AtomicBool);
+
+impl Clone for Gone {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Answer {
@@ -129,6 +141,7 @@ impl Answer {
             stale_until: stored + lifetime,
             stale: false,
             retry_at: None,
+            gone: Gone::default(),
         })
     }
 
@@ -156,6 +169,7 @@ impl Answer {
             stale_until: now + lifetime,
             stale: false,
             retry_at: None,
+            gone: Gone::default(),
         }
     }
 
@@ -249,6 +263,16 @@ impl Answer {
     pub fn is_fresh(&self, now: Instant) -> bool {
         let has_ended = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
         now < self.expires && !self.made_from.iter().any(has_ended)
+    }
+
+    /// Whether the cache would still give it, for those who have kept it at hand.
+    pub fn is_current(&self, now: Instant) -> bool {
+        !self.gone.0.load(Ordering::Relaxed) && self.is_fresh(now)
+    }
+
+    /// Says that the cache gives it no more.
+    fn let_go(&self) {
+        self.gone.0.store(true, Ordering::Relaxed);
     }
 
     /// Whether a question now should start a refresh, too.

@@ -17,13 +17,13 @@ const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 const OPT: [u8; 11] = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
 
 /// An upstream on loopback, in a thread of its own until the process ends.
-pub(super) struct Upstream {
-    pub(super) address: SocketAddr,
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
     asked: Arc<AtomicU64>,
 }
 
 impl Upstream {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let socket = socket();
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(AtomicU64::new(0));
@@ -33,13 +33,13 @@ impl Upstream {
     }
 
     /// Queries that have come so far.
-    pub(super) fn asked(&self) -> u64 {
+    pub(crate) fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 }
 
 /// A socket on any port of loopback.
-pub(super) fn socket() -> UdpSocket {
+pub(crate) fn socket() -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let buffer = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER_LEN);
     buffer.unwrap();

@@ -15,29 +15,41 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Pkbridge,
     /// With so many threads.
     Unbound(u8),
     Dnsdist,
+    /// With a packet cache.
+    CachingDnsdist,
+    Dnsmasq,
+    KnotResolver,
+    /// No resolver: it sends back what it gets, a batch at a time. What the kernel costs.
+    Echo,
 }
 
 impl Kind {
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Pkbridge => "pkbridge".to_owned(),
             Self::Unbound(1) => "unbound".to_owned(),
             Self::Unbound(threads) => format!("unbound, {threads} threads"),
             Self::Dnsdist => "dnsdist, no cache".to_owned(),
+            Self::CachingDnsdist => "dnsdist".to_owned(),
+            Self::Dnsmasq => "dnsmasq".to_owned(),
+            Self::KnotResolver => "knot-resolver".to_owned(),
+            Self::Echo => "echo".to_owned(),
         }
     }
 
     /// Whether this machine has it.
-    pub(super) fn is_installed(self) -> bool {
+    pub(crate) fn is_installed(self) -> bool {
         let (program, option) = match self {
-            Self::Pkbridge => return true,
+            Self::Pkbridge | Self::Echo => return true,
             Self::Unbound(_) => ("unbound", "-V"),
-            Self::Dnsdist => ("dnsdist", "--version"),
+            Self::Dnsdist | Self::CachingDnsdist => ("dnsdist", "--version"),
+            Self::Dnsmasq => ("dnsmasq", "--version"),
+            Self::KnotResolver => ("kresd", "--version"),
         };
         let mut command = Command::new(program);
         let command = command.arg(option);
@@ -47,15 +59,15 @@ impl Kind {
 }
 
 /// A resolver that answers.
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     child: Child,
     directory: PathBuf,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Resolver {
     /// Starts one on `cpus`, forwarding to `upstream`, and waits until it answers.
-    pub(super) fn start(kind: Kind, program: &Path, cpus: &str, upstream: SocketAddr) -> Self {
+    pub(crate) fn start(kind: Kind, program: &Path, cpus: &str, upstream: SocketAddr) -> Self {
         let name = format!("pkbridge-bench-{:016x}", rand::random::<u64>());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).unwrap();
@@ -67,9 +79,18 @@ impl Resolver {
         match kind {
             Kind::Pkbridge => command.arg(program).args(["serve", "--config"]).arg(&file),
             Kind::Unbound(_) => command.args(["unbound", "-d", "-c"]).arg(&file),
-            Kind::Dnsdist => command
+            Kind::Dnsdist | Kind::CachingDnsdist => command
                 .args(["dnsdist", "--supervised", "--disable-syslog", "-C"])
                 .arg(&file),
+            Kind::Dnsmasq => command.args(["dnsmasq", "-k", "-C"]).arg(&file),
+            Kind::KnotResolver => command
+                .args(["kresd", "-n", "-c"])
+                .arg(&file)
+                .arg(&directory),
+            // This program, see its option `--echo`.
+            Kind::Echo => command
+                .arg(std::env::current_exe().unwrap())
+                .args(["--echo", &address.to_string()]),
         };
         let log = fs::File::create(directory.join("log")).unwrap();
         let child = command
@@ -97,7 +118,8 @@ impl Resolver {
         let mut reply = [0; 512];
         loop {
             let asked = socket.send(query).and_then(|_| socket.recv(&mut reply));
-            if asked.is_ok_and(|length| length > 3) && reply[3] & 0xf == 0 {
+            let is_answer = reply[2] & 0x80 != 0 && reply[3] & 0xf == 0;
+            if asked.is_ok_and(|length| length > 3) && (is_answer || kind == Kind::Echo) {
                 return;
             }
             let has_ended = self.child.try_wait().unwrap().is_some();
@@ -112,7 +134,7 @@ impl Resolver {
 
     /// CPU time, user and system, that its threads have taken so far: what the scheduler has counted, in
     /// nanoseconds. Sending over loopback includes the kernel's work of delivery, for all alike.
-    pub(super) fn cpu(&self) -> Duration {
+    pub(crate) fn cpu(&self) -> Duration {
         let tasks = format!("/proc/{}/task", self.child.id());
         let tasks = fs::read_dir(tasks).unwrap();
         let of_task = |task: std::io::Result<fs::DirEntry>| {
@@ -183,9 +205,29 @@ fn configuration(
             upstream.ip(),
             upstream.port()
         ),
-        Kind::Dnsdist => format!(
-            "setLocal(\"{address}\")\nnewServer({{address=\"{upstream}\"}})\n\
-             setMaxUDPOutstanding(65535)\nsetSecurityPollSuffix(\"\")\n"
+        Kind::Dnsdist | Kind::CachingDnsdist => {
+            let cache = "getPool(\"\"):setCache(newPacketCache(100000, {}))\n";
+            let cache = if kind == Kind::Dnsdist { "" } else { cache };
+            format!(
+                "setLocal(\"{address}\")\nnewServer({{address=\"{upstream}\"}})\n\
+                 setMaxUDPOutstanding(65535)\nsetSecurityPollSuffix(\"\")\n{cache}"
+            )
+        }
+        Kind::Dnsmasq => format!(
+            "listen-address={ip}\nport={port}\nbind-interfaces\nno-resolv\nno-hosts\n\
+             server={}#{}\ncache-size=10000\ndns-forward-max=1000\nuser=root\n\
+             pid-file={directory}/pid\n",
+            upstream.ip(),
+            upstream.port()
         ),
+        Kind::KnotResolver => format!(
+            "net.listen('{ip}', {port}, {{ kind = 'dns' }})\n\
+             cache.open(100 * MB, 'lmdb://{directory}/cache')\n\
+             trust_anchors.remove('.')\nmodules.unload('ta_update')\n\
+             policy.add(policy.all(policy.FORWARD('{}@{}')))\n",
+            upstream.ip(),
+            upstream.port()
+        ),
+        Kind::Echo => String::new(),
     }
 }

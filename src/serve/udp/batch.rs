@@ -1,0 +1,287 @@
+//! Datagrams in batches: one system call takes what has come, one sends what is ready.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrStorage,
+    recvmmsg, sendmmsg, setsockopt, sockopt,
+};
+
+use crate::wire::MAX_MESSAGE_LEN;
+
+/// Datagrams that one system call takes or sends: enough that its cost hardly counts for each, and few
+/// enough that the last one does not wait for long.
+pub(super) const BATCH: usize = 64;
+/// Room for the largest reply over UDP (1232 bytes), and for what goes away when one is cut to size.
+const REPLY_ROOM: usize = 2560;
+/// How long a full send buffer is waited for, in milliseconds; then a reply is lost, as UDP may.
+const SEND_PATIENCE: u16 = 20;
+
+/// Where a query came from, and where its reply goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Peer {
+    /// The client.
+    pub(super) client: SocketAddr,
+    /// Which address of this host it has asked, if the socket is bound to all of them: the reply must
+    /// come from there.
+    pub(super) asked: Option<IpAddr>,
+}
+
+const NOBODY: Peer = Peer {
+    client: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+    asked: None,
+};
+
+/// What the kernel is told of a socket before it is used in batches. On a wildcard address it says with
+/// each datagram which address was asked.
+pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
+    if is_wildcard(socket) {
+        if socket.local_addr()?.is_ipv4() {
+            setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+        } else {
+            setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_wildcard(socket: &UdpSocket) -> bool {
+    let local = socket.local_addr();
+    local.is_ok_and(|local| local.ip().is_unspecified())
+}
+
+/// Room for a control message with an address, of either family.
+fn address_room() -> Vec<u8> {
+    nix::cmsg_space!(libc::in6_pktinfo)
+}
+
+/// Takes datagrams.
+pub(super) struct Inbound {
+    headers: MultiHeaders<SockaddrStorage>,
+    /// [`BATCH`] buffers of [`MAX_MESSAGE_LEN`]; the system gives memory only for what is used of them.
+    buffers: Vec<u8>,
+    taken: [(usize, Peer); BATCH],
+}
+
+impl Inbound {
+    pub(super) fn new(socket: &UdpSocket) -> Self {
+        let room = is_wildcard(socket).then(address_room);
+        Self {
+            headers: MultiHeaders::preallocate(BATCH, room),
+            buffers: vec![0; BATCH * MAX_MESSAGE_LEN],
+            taken: [(0, NOBODY); BATCH],
+        }
+    }
+
+    /// Takes what has come, at most [`BATCH`] datagrams, and returns their number. Does not wait.
+    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        let mut buffers = self.buffers.chunks_exact_mut(MAX_MESSAGE_LEN);
+        let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
+            std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
+        let messages = recvmmsg(
+            socket.as_raw_fd(),
+            &mut self.headers,
+            slices.iter_mut(),
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        )?;
+        let mut count = 0;
+        for (message, taken) in messages.zip(&mut self.taken) {
+            *taken = (message.bytes, peer(&message));
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The datagrams of the last batch, which had `count`.
+    pub(super) fn datagrams(&self, count: usize) -> impl Iterator<Item = (&[u8], Peer)> {
+        let buffers = self.buffers.chunks_exact(MAX_MESSAGE_LEN);
+        let taken = self.taken.iter().zip(buffers).take(count);
+        taken.map(|((length, peer), buffer)| (buffer.get(..*length).unwrap_or_default(), *peer))
+    }
+}
+
+fn peer(message: &RecvMsg<'_, '_, SockaddrStorage>) -> Peer {
+    let client = message.address.as_ref().and_then(socket_addr);
+    let asked = |control| {
+        if let ControlMessageOwned::Ipv4PacketInfo(info) = control {
+            return Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+        }
+        if let ControlMessageOwned::Ipv6PacketInfo(info) = control {
+            return Some(IpAddr::from(info.ipi6_addr.s6_addr));
+        }
+        None
+    };
+    let controls = message.cmsgs().ok();
+    Peer {
+        client: client.unwrap_or(NOBODY.client),
+        asked: controls.and_then(|mut controls| controls.find_map(asked)),
+    }
+}
+
+fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::V4((*v4).into()));
+    }
+    address
+        .as_sockaddr_in6()
+        .map(|v6| SocketAddr::V6((*v6).into()))
+}
+
+/// What the system is handed to send a batch.
+struct Headers {
+    plain: MultiHeaders<SockaddrStorage>,
+    /// Those that say from which address a reply comes, on a socket that is bound to all.
+    addressed: Option<MultiHeaders<SockaddrStorage>>,
+}
+
+impl Headers {
+    fn new(socket: &UdpSocket, count: usize) -> Self {
+        let addressed = || MultiHeaders::preallocate(count, Some(address_room()));
+        Self {
+            plain: MultiHeaders::preallocate(count, None),
+            addressed: is_wildcard(socket).then(addressed),
+        }
+    }
+
+    /// Sends replies, at most [`BATCH`]. What cannot be sent is lost, and logged.
+    fn send<R: AsRef<[u8]>>(&mut self, socket: &UdpSocket, replies: &[R], peers: &[Peer]) {
+        let mut at = 0;
+        while let (Some(replies @ [_, ..]), Some(peers @ [first, ..])) =
+            (replies.get(at..), peers.get(at..))
+        {
+            match self.send_some(socket, replies, peers, first.asked) {
+                Ok(sent) => at += sent.max(1),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && can_send(socket) => {}
+                Err(error) => {
+                    // It is the first one that cannot be sent; the others may be.
+                    tracing::debug!(client = %first.client, %error, "cannot send");
+                    at += 1;
+                }
+            }
+        }
+    }
+
+    /// Sends the first ones, as far as they come from the same address; how many were sent.
+    fn send_some<R: AsRef<[u8]>>(
+        &mut self,
+        socket: &UdpSocket,
+        replies: &[R],
+        peers: &[Peer],
+        from: Option<IpAddr>,
+    ) -> io::Result<usize> {
+        let same = peers.iter().take_while(|peer| peer.asked == from).count();
+        let mut clients = peers.iter().map(|peer| peer.client.into());
+        let to: [Option<SockaddrStorage>; BATCH] = std::array::from_fn(|_| clients.next());
+        let mut replies = replies.iter().map(AsRef::as_ref);
+        let slices: [[IoSlice<'_>; 1]; BATCH] =
+            std::array::from_fn(|_| [IoSlice::new(replies.next().unwrap_or_default())]);
+        let slices = slices.iter().take(same);
+        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let sent = match (from, &mut self.addressed) {
+            (Some(IpAddr::V4(ip)), Some(headers)) => {
+                let info = v4_info(ip);
+                let control = [ControlMessage::Ipv4PacketInfo(&info)];
+                sendmmsg(fd, headers, slices, to, control, flags)?.count()
+            }
+            (Some(IpAddr::V6(ip)), Some(headers)) => {
+                let info = v6_info(ip);
+                let control = [ControlMessage::Ipv6PacketInfo(&info)];
+                sendmmsg(fd, headers, slices, to, control, flags)?.count()
+            }
+            (_, _) => sendmmsg(fd, &mut self.plain, slices, to, [], flags)?.count(),
+        };
+        Ok(sent)
+    }
+}
+
+/// Sends replies, at most [`BATCH`].
+pub(super) fn send_all<R: AsRef<[u8]>>(socket: &UdpSocket, replies: &[R], peers: &[Peer]) {
+    Headers::new(socket, replies.len()).send(socket, replies, peers);
+}
+
+/// Collects replies, and sends them.
+pub(super) struct Outbound {
+    headers: Headers,
+    replies: Vec<Vec<u8>>,
+    peers: [Peer; BATCH],
+    count: usize,
+}
+
+impl Outbound {
+    pub(super) fn new(socket: &UdpSocket) -> Self {
+        Self {
+            headers: Headers::new(socket, BATCH),
+            replies: (0..BATCH).map(|_| Vec::with_capacity(REPLY_ROOM)).collect(),
+            peers: [NOBODY; BATCH],
+            count: 0,
+        }
+    }
+
+    /// The buffer of the next reply; what is in it is sent once [`Self::push`] says so. There is one as
+    /// long as fewer than [`BATCH`] wait.
+    pub(super) fn next(&mut self) -> Option<&mut Vec<u8>> {
+        self.replies.get_mut(self.count)
+    }
+
+    /// Takes the reply that has been written into the next buffer.
+    pub(super) fn push(&mut self, peer: Peer) {
+        if let Some(place) = self.peers.get_mut(self.count) {
+            *place = peer;
+            self.count += 1;
+        }
+    }
+
+    /// Sends what waits.
+    pub(super) fn send(&mut self, socket: &UdpSocket) {
+        let waiting = ..std::mem::take(&mut self.count);
+        if let (Some(replies), Some(peers)) = (self.replies.get(waiting), self.peers.get(waiting)) {
+            self.headers.send(socket, replies, peers);
+        }
+    }
+}
+
+/// Whether there is room again before long.
+fn can_send(socket: &UdpSocket) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut fds, SEND_PATIENCE).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits until there is something to receive; `false` once the other end of `stop` is closed.
+pub(super) fn wait(socket: &UdpSocket, stop: &impl AsFd) -> io::Result<bool> {
+    let mut fds = [
+        PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let [_, stop] = fds;
+    Ok(!stop.any().unwrap_or(true))
+}
+
+fn v4_info(source: Ipv4Addr) -> libc::in_pktinfo {
+    libc::in_pktinfo {
+        ipi_ifindex: 0,
+        ipi_spec_dst: libc::in_addr {
+            s_addr: u32::from_ne_bytes(source.octets()),
+        },
+        ipi_addr: libc::in_addr { s_addr: 0 },
+    }
+}
+
+fn v6_info(source: Ipv6Addr) -> libc::in6_pktinfo {
+    libc::in6_pktinfo {
+        ipi6_addr: libc::in6_addr {
+            s6_addr: source.octets(),
+        },
+        ipi6_ifindex: 0,
+    }
+}
