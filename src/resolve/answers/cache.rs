@@ -46,7 +46,8 @@ pub struct Reuse {
 /// The answers that are kept, bounded in bytes.
 #[derive(Debug, Clone)]
 pub struct AnswerCache {
-    /// By question; and once more by name and bits those that tell that a name does not exist.
+    /// By question; once more by name and bits those that tell that a name does not exist; and parts of
+    /// answers by [`Question::alias_key`].
     answers: Cache<CacheKey, Arc<Answer>>,
     reuse: Reuse,
 }
@@ -85,10 +86,7 @@ impl AnswerCache {
 
     /// The answer to a question while it is fresh, or while it is given for the lack of a better one.
     pub(in crate::resolve) fn held(&self, key: &[u8], now: Instant) -> Option<Arc<Answer>> {
-        let is_usable = |answer: &Arc<Answer>| {
-            answer.is_fresh(now) || (answer.forwarded && now < answer.stale_until)
-        };
-        self.answers.get(key).filter(is_usable)
+        self.answers.get(key).filter(|answer| answer.is_usable(now))
     }
 
     /// Takes in what a lookup has come to, and tells what those who wait for it get: if it is no answer, the
@@ -207,7 +205,8 @@ impl AnswerCache {
         self.answers.iter().filter_map(of_name).collect()
     }
 
-    /// Entries and bytes held. An NXDOMAIN that holds for other names is two entries.
+    /// Entries and bytes held. An NXDOMAIN that holds for other names is two entries, and so is an answer
+    /// with an upstream's alias into a public key.
     pub fn usage(&self) -> (u64, u64) {
         self.answers.run_pending_tasks();
         (self.answers.entry_count(), self.answers.weighted_size())

@@ -17,7 +17,7 @@ use super::{Chain, Ending, Lookup, Step, is_special_use, seconds_between};
 use crate::pkarr::Record;
 use crate::resolve::answers::{Answer, Question};
 use crate::resolve::failure::{Ede, ede};
-use crate::wire::{self, HEADER_LEN, Layout, Section};
+use crate::wire::{self, HEADER_LEN, Section};
 
 impl Lookup {
     /// NXDOMAIN for an ordinary name, if that is known without asking.
@@ -55,17 +55,10 @@ impl Lookup {
 
 /// The authority section of an answer, with the TTLs that are left: no longer than the answer itself.
 fn authorities(answer: &Answer, left: u32, now: Instant) -> Option<Vec<Record>> {
-    let wire = answer.wire();
-    let layout = Layout::read(wire).ok()?;
-    let age = answer.age(now);
-    let records = layout.section(Section::Authority).map(|record| {
-        let rtype = record.rtype.into();
-        Some(Record {
-            owner: wire::read_name(wire, record.start).ok()?.0,
-            rtype,
-            ttl: record.ttl.saturating_sub(age).min(left),
-            rdata: wire::map_rdata(wire, record.rdata.clone(), rtype, |name| name)?,
-        })
-    });
-    records.collect()
+    let records = answer.records(Section::Authority, now).into_iter();
+    let no_longer = |record: Record| Record {
+        ttl: record.ttl.min(left),
+        ..record
+    };
+    records.map(|record| record.map(no_longer)).collect()
 }
