@@ -3,7 +3,7 @@
 //! - **Past it** (RFC 8767): an answer stays for [`Reuse::max_stale`]. Whoever asks starts a refresh, and
 //!   gets the old answer, with TTL 30 and EDE 3 or 19, when the refresh fails or takes too long. In its
 //!   place is then kept what was given, so that it costs the next one no more than any hit, until the
-//!   refresh may be tried again. Any answer with NOERROR or NXDOMAIN ends it.
+//!   refresh may be tried again. Any answer with NOERROR or NXDOMAIN ends it, and one that is bogus.
 //! - **Ahead of it**: a question late in an answer's time is answered, and starts a refresh.
 //! - **For other names** (RFC 8020): NXDOMAIN holds for all types, and for all names below.
 
@@ -90,7 +90,8 @@ impl AnswerCache {
     }
 
     /// Takes in what a lookup has come to, and tells what those who wait for it get: if it is no answer, the
-    /// one that is held. The lookup is tried again after `retry` then.
+    /// one that is held. The lookup is tried again after `retry` then. What validation refuses is no lack of
+    /// an answer: it ends the one that is held at the end of its time.
     pub(in crate::resolve) fn take_in(
         &self,
         key: CacheKey,
@@ -101,12 +102,14 @@ impl AnswerCache {
         if !answer.is_told()
             && let Some(held) = self.held(&key, now).filter(|held| held.is_told())
         {
-            let reason = answer.reason();
-            if held.stale || !held.is_fresh(now) {
-                return self.give_stale(key, &held, &reason, retry);
-            }
+            let is_over = held.stale || !held.is_fresh(now);
             let later = held.refreshed_at(now + retry);
-            return self.replace(key, &held, later);
+            match (is_over, answer.bogus) {
+                (true, true) => {}
+                (true, false) => return self.give_stale(key, &held, &answer.reason(), retry),
+                (false, true) => return self.replace(key, &held, later.not_stale()),
+                (false, false) => return self.replace(key, &held, later),
+            }
         }
         let answer = Arc::new(answer.reused(&self.reuse));
         if !answer.lifetime().is_zero() {
@@ -114,7 +117,7 @@ impl AnswerCache {
                 self.answers.insert(cut_key(&key), Arc::clone(&answer));
             }
             self.answers.insert(key, Arc::clone(&answer));
-        } else if answer.is_told() {
+        } else if answer.is_told() || answer.bogus {
             // It is news all the same.
             self.answers.invalidate(&*key);
         }

@@ -103,6 +103,8 @@ pub struct Answer {
     verified: bool,
     /// It is the lack of an answer.
     failure: bool,
+    /// And it is so because validation refuses what was said.
+    bogus: bool,
     /// When the TTLs in `wire` were true.
     stored: Instant,
     expires: Instant,
@@ -140,6 +142,7 @@ impl Answer {
             edes: Vec::new(),
             verified: false,
             failure: false,
+            bogus: false,
             stored,
             expires: stored + lifetime,
             made_from: Vec::new(),
@@ -167,6 +170,7 @@ impl Answer {
             edes: vec![failure.ede()],
             verified: false,
             failure: true,
+            bogus: matches!(failure, Failure::Bogus { .. }),
             stored: now,
             expires: now + lifetime,
             made_from: Vec::new(),
@@ -223,6 +227,14 @@ impl Answer {
         Self {
             refresh_at: retry_at,
             retry_at: Some(retry_at),
+            ..self.clone()
+        }
+    }
+
+    /// The same answer, which is not given past its time.
+    fn not_stale(&self) -> Self {
+        Self {
+            stale_until: self.expires,
             ..self.clone()
         }
     }
