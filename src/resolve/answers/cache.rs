@@ -15,7 +15,7 @@ use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
-use super::{Answer, Question, STALE_TTL};
+use super::{Answer, Origin, Question, STALE_TTL};
 use crate::wire;
 
 /// Bytes that the cache's own structures take for an entry, beside key and value: an estimate.
@@ -94,7 +94,7 @@ impl AnswerCache {
     /// an answer: it ends the one that is held at the end of its time.
     pub(in crate::resolve) fn take_in(
         &self,
-        key: CacheKey,
+        mut key: CacheKey,
         answer: Answer,
         retry: Duration,
     ) -> Arc<Answer> {
@@ -112,6 +112,9 @@ impl AnswerCache {
             }
         }
         let answer = Arc::new(answer.reused(&self.reuse));
+        if self.reuse.nxdomain_cut && answer.origin >= Origin::Part && answer.shows_its_name() {
+            self.uncut(&mut key);
+        }
         if !answer.lifetime().is_zero() {
             if self.reuse.nxdomain_cut && answer.denies_its_name() {
                 self.answers.insert(cut_key(&key), Arc::clone(&answer));
@@ -180,6 +183,39 @@ impl AnswerCache {
             key = above.get(usize::from(length)..)?;
         }
         None
+    }
+
+    /// Whether what is held of a name, past its time or not, says that it exists: of the types that hosts are
+    /// asked for, with the question's two bits.
+    pub(in crate::resolve) fn has_been_there(&self, question: &Question, now: Instant) -> bool {
+        [RecordType::A, RecordType::AAAA, RecordType::HTTPS]
+            .into_iter()
+            .any(|rtype| {
+                let name = question.name.clone();
+                let key = Question {
+                    name,
+                    rtype,
+                    ..*question
+                }
+                .cache_key();
+                let held = self.held(&key, now);
+                held.is_some_and(|held| held.shows_its_name())
+            })
+    }
+
+    /// Forgets that the name of a question does not exist.
+    fn uncut(&self, question: &mut [u8]) {
+        let name_len = question.len().saturating_sub(QUESTION_TAIL_LEN);
+        let (_, tail) = question.split_at_mut(name_len);
+        // The key is made in place, since every answer comes here.
+        tail.rotate_right(1);
+        if let Some(cut) = question.get(..=name_len)
+            && self.answers.contains_key(cut)
+        {
+            self.answers.invalidate(cut);
+        }
+        let (_, tail) = question.split_at_mut(name_len);
+        tail.rotate_left(1);
     }
 
     /// Forgets the answers whose question's name is one of these; returns how many.

@@ -324,6 +324,11 @@ impl Answer {
         self.is_whole() && self.is_nxdomain() && answers == Some(0) && self.edes.is_empty()
     }
 
+    /// Whether the name that was asked exists.
+    fn shows_its_name(&self) -> bool {
+        self.rcode == u16::from(ResponseCode::NoError)
+    }
+
     /// What a refresh that came to this failed for.
     fn reason(&self) -> String {
         let said = self.edes.first().map(|ede| ede.text.as_str());

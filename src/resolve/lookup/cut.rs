@@ -3,7 +3,8 @@
 //! Instead of asking the upstream, its own NXDOMAIN for the same name or one above it is given, with the
 //! time that it has left. That needs no DNSSEC: whoever is believed that a name does not exist has said
 //! so of the tree below it (section 2). Some servers do not mean it, and deny names without records that
-//! have others below them; so what is held of a name, past its time or not, speaks against the denial.
+//! have others below them; so an answer that is held of a name, past its time or not, speaks against the
+//! denial: any to the same question, and to those for A, AAAA and HTTPS one that says that the name exists.
 //!
 //! The denial must be of a question with the same DO and CD bits, so that those who want a proof get one.
 //! NSEC and NSEC3 records that deny a name deny all below it: they prove that the next label does not
@@ -32,7 +33,9 @@ impl Lookup {
             name: name.to_lowercase(),
             ..question.clone()
         };
-        if self.cache.held(&asked.cache_key(), now).is_some() {
+        if self.cache.held(&asked.cache_key(), now).is_some()
+            || self.cache.has_been_there(&asked, now)
+        {
             // This is its refresh, or it has existed.
             return None;
         }
