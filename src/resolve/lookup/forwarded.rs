@@ -16,7 +16,7 @@ use crate::resolve::failure::Failure;
 use crate::resolve::rebinding::has_private;
 use crate::resolve::response::Response;
 use crate::resolve::rewrite;
-use crate::wire::{self, RecordAt, Section};
+use crate::wire::{self, RecordAt, Section, flags};
 
 impl Lookup {
     pub(super) async fn ask_upstream(
@@ -59,7 +59,10 @@ impl Lookup {
         let mut response = said?;
         chain.verified = false;
         rewrite::strip(&mut response, question)?;
-        let (min, max) = (self.ttls.min, self.ttls.max);
+        let max = self.ttls.max;
+        // RFC 4035 section 5.3.3: what a signature vouches for ends with it.
+        let is_authentic = response.layout.header.has(flags::AD);
+        let min = if is_authentic { 0 } else { self.ttls.min };
         let lowest = clamp_ttls(&mut response.wire, &response.layout, min, max);
         self.lower_negative_ttl(&mut response, question.rtype);
         let mut edes = Vec::new();
