@@ -25,7 +25,10 @@ use hickory_proto::rr::rdata::MX;
 use hickory_proto::rr::{RData, Record, RecordType};
 use pkbridge::endpoint::Endpoint;
 use pkbridge::pkarr::Suffixes;
-use pkbridge::resolve::{Anchors, Failure, Forward, Question, Response, Validating, ede};
+use pkbridge::resolve::{
+    Anchors, Answer, AnswerCache, Asker, Ending, Failure, FetchPacket, Forward, HoldTimes, Names,
+    Packets, Question, Resolver, Response, Reuse, See, Ttls, Validating, Wanted, ede,
+};
 use pkbridge::wire::{self, flags};
 use zones::{Denial, TTL, World, Zone, a, cname, dname, n, ns, opaque, soa};
 
@@ -862,6 +865,141 @@ async fn no_changed_byte_makes_a_different_answer_secure() {
         }
         assert!(refused > honest.len(), "{name}: {refused} refused");
     }
+}
+
+/// The tree behind a line that takes this long, and a DHT that nobody asks.
+#[derive(Debug)]
+struct Slow(Arc<World>, Mutex<Duration>);
+
+impl Forward for Slow {
+    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        let delay = *self.1.lock().unwrap();
+        Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            Ok(self.0.answer(question))
+        })
+    }
+}
+
+impl FetchPacket for Slow {
+    fn fetch<'a>(&'a self, wanted: Wanted, _: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
+        panic!("the DHT was asked for {}", wanted.key)
+    }
+}
+
+/// A resolver that validates what the tree answers, and gives it past its time.
+struct Stubborn {
+    line: Arc<Slow>,
+    resolver: Resolver,
+    question: Question,
+}
+
+impl Stubborn {
+    fn new() -> Self {
+        let world = Arc::new(world());
+        let anchors = anchor_of(world.zone("."), ".");
+        let line = Arc::new(Slow(world, Mutex::default()));
+        let validating = validating(line.clone(), anchors, &[]);
+        let day = Duration::from_secs(86_400);
+        let times = HoldTimes {
+            min: Duration::ZERO,
+            max: day,
+            empty: day,
+            failure: day,
+            max_stale: day,
+            stale_wait: Duration::ZERO,
+        };
+        let ttls = Ttls {
+            min: 0,
+            max: 86_400,
+            negative: 300,
+            failure: 5,
+        };
+        let cache = AnswerCache::new(1 << 20).with_reuse(Reuse {
+            max_stale: day,
+            prefetch: true,
+            ..Reuse::default()
+        });
+        let packets = Packets::new(line.clone(), None, 1 << 20, times);
+        let names = Names::default();
+        Self {
+            line,
+            resolver: Resolver::new(names, packets, Arc::new(validating), ttls, cache),
+            question: question("www.secure.test.", RecordType::A),
+        }
+    }
+
+    async fn ask(&self) -> Arc<Answer> {
+        let question = self.question.clone();
+        self.resolver.resolve(question, Asker::Refresh).await
+    }
+
+    /// The EDE of the answer, and whether it is SERVFAIL.
+    async fn ede(&self) -> (Option<u16>, bool) {
+        let answer = self.ask().await;
+        let code = answer.edes().first().map(|ede| ede.code);
+        (code, answer.rcode() == u16::from(ResponseCode::ServFail))
+    }
+
+    fn forge(&self) {
+        self.line
+            .0
+            .tamper(|_, message| message.answers.iter_mut().for_each(change_address));
+    }
+}
+
+/// Passes on a clock that stands still but for this; what is under way goes on.
+async fn pass(seconds: u32) {
+    tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+}
+
+const GOOD: (Option<u16>, bool) = (None, false);
+const BOGUS: (Option<u16>, bool) = (Some(ede::DNSSEC_BOGUS), true);
+
+#[tokio::test(start_paused = true)]
+async fn a_bogus_answer_is_not_replaced_by_the_one_before_it() {
+    let stubborn = Stubborn::new();
+    assert_eq!(stubborn.ede().await, GOOD);
+    stubborn.forge();
+    pass(TTL).await;
+    assert_eq!(stubborn.ede().await, BOGUS);
+    // The verdict is kept as any failure, and found again.
+    assert_eq!(stubborn.ede().await, BOGUS);
+    pass(6).await;
+    assert_eq!(stubborn.ede().await, BOGUS);
+    stubborn.line.0.tamper(|_, _| ());
+    pass(6).await;
+    assert_eq!(stubborn.ede().await, GOOD);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_whose_refresh_was_bogus_ends_with_its_time() {
+    let stubborn = Stubborn::new();
+    let (old, last) = (stubborn.ask().await, TTL / 20);
+    stubborn.forge();
+    pass(TTL - last).await;
+    assert!(old.is_due(tokio::time::Instant::now()));
+    stubborn.resolver.refresh(&stubborn.question);
+    pass(1).await;
+    assert_eq!(stubborn.ede().await, GOOD);
+    pass(last - 2).await;
+    stubborn.resolver.refresh(&stubborn.question);
+    assert_eq!(stubborn.ede().await, GOOD);
+    pass(2).await;
+    assert_eq!(stubborn.ede().await, BOGUS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_answer_is_given_until_the_verdict_and_not_after_it() {
+    let stubborn = Stubborn::new();
+    assert_eq!(stubborn.ede().await, GOOD);
+    stubborn.forge();
+    *stubborn.line.1.lock().unwrap() = Duration::from_secs(3);
+    pass(TTL).await;
+    assert_eq!(stubborn.ede().await, (Some(ede::STALE_ANSWER), false));
+    // The verdict takes the zones' keys as well.
+    pass(30).await;
+    assert_eq!(stubborn.ede().await, BOGUS);
 }
 
 /// The tree as an upstream on the network: what it replies to a query.

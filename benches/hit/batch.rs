@@ -12,7 +12,9 @@ const LEN: usize = 1500;
 
 /// Buffers for a batch.
 pub(super) struct Batch {
-    headers: MultiHeaders<SockaddrStorage>,
+    /// One for each direction: what is sent leaves its addresses in there.
+    received: MultiHeaders<SockaddrStorage>,
+    sent: MultiHeaders<SockaddrStorage>,
     buffers: Vec<[u8; LEN]>,
     /// How much of each is used, and who has sent it.
     filled: Vec<(usize, Option<SockaddrStorage>)>,
@@ -22,7 +24,8 @@ pub(super) struct Batch {
 impl Batch {
     pub(super) fn new() -> Self {
         Self {
-            headers: MultiHeaders::preallocate(BATCH, None),
+            received: MultiHeaders::preallocate(BATCH, None),
+            sent: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; LEN]; BATCH],
             filled: Vec::with_capacity(BATCH),
             count: 0,
@@ -44,7 +47,7 @@ impl Batch {
         self.filled.clear();
         match recvmmsg(
             socket.as_raw_fd(),
-            &mut self.headers,
+            &mut self.received,
             slices.iter_mut(),
             flags,
             None,
@@ -91,7 +94,7 @@ impl Batch {
             .map(|(b, (length, _))| [IoSlice::new(&b[..*length])])
             .collect();
         let (fd, flags) = (socket.as_raw_fd(), MsgFlags::empty());
-        let sent = sendmmsg(fd, &mut self.headers, &slices, to, [], flags).unwrap();
+        let sent = sendmmsg(fd, &mut self.sent, &slices, to, [], flags).unwrap();
         assert_eq!(sent.count(), self.count, "loopback takes all");
     }
 }

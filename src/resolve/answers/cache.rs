@@ -3,7 +3,7 @@
 //! - **Past it** (RFC 8767): an answer stays for [`Reuse::max_stale`]. Whoever asks starts a refresh, and
 //!   gets the old answer, with TTL 30 and EDE 3 or 19, when the refresh fails or takes too long. In its
 //!   place is then kept what was given, so that it costs the next one no more than any hit, until the
-//!   refresh may be tried again. Any answer with NOERROR or NXDOMAIN ends it.
+//!   refresh may be tried again. Any answer with NOERROR or NXDOMAIN ends it, and one that is bogus.
 //! - **Ahead of it**: a question late in an answer's time is answered, and starts a refresh.
 //! - **For other names** (RFC 8020): NXDOMAIN holds for all types, and for all names below.
 
@@ -15,7 +15,7 @@ use moka::ops::compute::{CompResult, Op};
 use moka::sync::Cache;
 use tokio::time::Instant;
 
-use super::{Answer, Question, STALE_TTL};
+use super::{Answer, Origin, Question, STALE_TTL};
 use crate::wire;
 
 /// Bytes that the cache's own structures take for an entry, beside key and value: an estimate.
@@ -46,7 +46,8 @@ pub struct Reuse {
 /// The answers that are kept, bounded in bytes.
 #[derive(Debug, Clone)]
 pub struct AnswerCache {
-    /// By question; and once more by name and bits those that tell that a name does not exist.
+    /// By question; once more by name and bits those that tell that a name does not exist; and parts of
+    /// answers by [`Question::alias_key`].
     answers: Cache<CacheKey, Arc<Answer>>,
     reuse: Reuse,
 }
@@ -85,17 +86,15 @@ impl AnswerCache {
 
     /// The answer to a question while it is fresh, or while it is given for the lack of a better one.
     pub(in crate::resolve) fn held(&self, key: &[u8], now: Instant) -> Option<Arc<Answer>> {
-        let is_usable = |answer: &Arc<Answer>| {
-            answer.is_fresh(now) || (answer.forwarded && now < answer.stale_until)
-        };
-        self.answers.get(key).filter(is_usable)
+        self.answers.get(key).filter(|answer| answer.is_usable(now))
     }
 
     /// Takes in what a lookup has come to, and tells what those who wait for it get: if it is no answer, the
-    /// one that is held. The lookup is tried again after `retry` then.
+    /// one that is held. The lookup is tried again after `retry` then. What validation refuses is no lack of
+    /// an answer: it ends the one that is held at the end of its time.
     pub(in crate::resolve) fn take_in(
         &self,
-        key: CacheKey,
+        mut key: CacheKey,
         answer: Answer,
         retry: Duration,
     ) -> Arc<Answer> {
@@ -103,14 +102,19 @@ impl AnswerCache {
         if !answer.is_told()
             && let Some(held) = self.held(&key, now).filter(|held| held.is_told())
         {
-            let reason = answer.reason();
-            if held.stale || !held.is_fresh(now) {
-                return self.give_stale(key, &held, &reason, retry);
-            }
+            let is_over = held.stale || !held.is_fresh(now);
             let later = held.refreshed_at(now + retry);
-            return self.replace(key, &held, later);
+            match (is_over, answer.bogus) {
+                (true, true) => {}
+                (true, false) => return self.give_stale(key, &held, &answer.reason(), retry),
+                (false, true) => return self.replace(key, &held, later.not_stale()),
+                (false, false) => return self.replace(key, &held, later),
+            }
         }
         let answer = Arc::new(answer.reused(&self.reuse));
+        if self.reuse.nxdomain_cut && answer.origin >= Origin::Part && answer.shows_its_name() {
+            self.uncut(&mut key);
+        }
         if !answer.lifetime().is_zero() {
             if self.reuse.nxdomain_cut && answer.denies_its_name() {
                 self.answers.insert(cut_key(&key), Arc::clone(&answer));
@@ -120,7 +124,7 @@ impl AnswerCache {
             if let Some(old) = old {
                 old.let_go();
             }
-        } else if answer.is_told() {
+        } else if answer.is_told() || answer.bogus {
             // It is news all the same.
             self.remove(&key);
         }
@@ -192,6 +196,39 @@ impl AnswerCache {
         None
     }
 
+    /// Whether what is held of a name, past its time or not, says that it exists: of the types that hosts are
+    /// asked for, with the question's two bits.
+    pub(in crate::resolve) fn has_been_there(&self, question: &Question, now: Instant) -> bool {
+        [RecordType::A, RecordType::AAAA, RecordType::HTTPS]
+            .into_iter()
+            .any(|rtype| {
+                let name = question.name.clone();
+                let key = Question {
+                    name,
+                    rtype,
+                    ..*question
+                }
+                .cache_key();
+                let held = self.held(&key, now);
+                held.is_some_and(|held| held.shows_its_name())
+            })
+    }
+
+    /// Forgets that the name of a question does not exist.
+    fn uncut(&self, question: &mut [u8]) {
+        let name_len = question.len().saturating_sub(QUESTION_TAIL_LEN);
+        let (_, tail) = question.split_at_mut(name_len);
+        // The key is made in place, since every answer comes here.
+        tail.rotate_right(1);
+        if let Some(cut) = question.get(..=name_len)
+            && self.answers.contains_key(cut)
+        {
+            self.answers.invalidate(cut);
+        }
+        let (_, tail) = question.split_at_mut(name_len);
+        tail.rotate_left(1);
+    }
+
     /// Forgets the answers whose question's name is one of these; returns how many.
     pub fn forget(&self, mut is_one: impl FnMut(&Name) -> bool) -> u64 {
         let mut count = 0;
@@ -218,7 +255,8 @@ impl AnswerCache {
         self.answers.iter().filter_map(of_name).collect()
     }
 
-    /// Entries and bytes held. An NXDOMAIN that holds for other names is two entries.
+    /// Entries and bytes held. An NXDOMAIN that holds for other names is two entries, and so is an answer
+    /// with an upstream's alias into a public key.
     pub fn usage(&self) -> (u64, u64) {
         self.answers.run_pending_tasks();
         (self.answers.entry_count(), self.answers.weighted_size())

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::failure::{Ede, Failure, ede};
 use crate::pkarr::Record;
-use crate::wire::{self, Layout, flags};
+use crate::wire::{self, Layout, Section, flags};
 
 pub use cache::{AnswerCache, Reuse};
 
@@ -51,6 +51,12 @@ impl Question {
         key.into()
     }
 
+    /// The key in the cache of an upstream's aliases from this name into a public key: that of the question,
+    /// and one byte more.
+    pub(super) fn alias_key(&self) -> Box<[u8]> {
+        [&*self.cache_key(), &[0]].concat().into()
+    }
+
     fn bits(&self) -> u8 {
         u8::from(self.dnssec_ok) | (u8::from(self.checking_disabled) << 1)
     }
@@ -70,6 +76,20 @@ impl Question {
     }
 }
 
+/// How much of an answer is an upstream's. The order is how far it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Origin {
+    /// Nothing.
+    Here,
+    /// What stands before or behind an alias. It is looked up ahead of its end; past its time that part
+    /// alone is used.
+    Part,
+    /// All of it, less what clients must not get for this name.
+    Shortened,
+    /// All of it, as it came.
+    Whole,
+}
+
 /// An answer: a message without OPT, whose ID, question case, flags and TTLs are written anew for
 /// each client.
 #[derive(Debug, Clone)]
@@ -83,12 +103,13 @@ pub struct Answer {
     verified: bool,
     /// It is the lack of an answer.
     failure: bool,
+    /// And it is so because validation refuses what was said.
+    bogus: bool,
     /// When the TTLs in `wire` were true.
     stored: Instant,
     expires: Instant,
     made_from: Vec<Arc<AtomicBool>>,
-    /// It is an upstream's own message, unchanged.
-    forwarded: bool,
+    origin: Origin,
     /// From then on a question also starts a refresh; `expires` if it is not to.
     refresh_at: Instant,
     /// Until then it is given if it cannot be refreshed; `expires` if it is not to be.
@@ -133,10 +154,11 @@ impl Answer {
             edes: Vec::new(),
             verified: false,
             failure: false,
+            bogus: false,
             stored,
             expires: stored + lifetime,
             made_from: Vec::new(),
-            forwarded: false,
+            origin: Origin::Here,
             refresh_at: stored + lifetime,
             stale_until: stored + lifetime,
             stale: false,
@@ -161,10 +183,11 @@ impl Answer {
             edes: vec![failure.ede()],
             verified: false,
             failure: true,
+            bogus: matches!(failure, Failure::Bogus { .. }),
             stored: now,
             expires: now + lifetime,
             made_from: Vec::new(),
-            forwarded: false,
+            origin: Origin::Here,
             refresh_at: now + lifetime,
             stale_until: now + lifetime,
             stale: false,
@@ -193,18 +216,20 @@ impl Answer {
         self
     }
 
-    /// Says that it is an upstream's own message, unchanged.
-    pub(super) fn with_forwarded(mut self) -> Self {
-        self.forwarded = true;
+    /// Says how much of it is an upstream's.
+    pub(super) fn with_origin(mut self, origin: Origin) -> Self {
+        self.origin = origin;
         self
     }
 
-    /// Says how it is used beyond its time, if it is an upstream's.
+    /// Says how it is used beyond its time, as far as it is an upstream's.
     fn reused(mut self, reuse: &Reuse) -> Self {
         let lifetime = self.lifetime();
-        if self.forwarded && self.is_told() && !lifetime.is_zero() {
-            self.stale_until = self.expires + reuse.max_stale;
-            if reuse.prefetch && lifetime >= MIN_PREFETCHED {
+        if self.is_told() && !lifetime.is_zero() {
+            if self.origin >= Origin::Shortened {
+                self.stale_until = self.expires + reuse.max_stale;
+            }
+            if self.origin >= Origin::Part && reuse.prefetch && lifetime >= MIN_PREFETCHED {
                 self.refresh_at = self.expires - lifetime / PREFETCH_PART;
             }
         }
@@ -216,6 +241,14 @@ impl Answer {
         Self {
             refresh_at: retry_at,
             retry_at: Some(retry_at),
+            ..self.clone()
+        }
+    }
+
+    /// The same answer, which is not given past its time.
+    fn not_stale(&self) -> Self {
+        Self {
+            stale_until: self.expires,
             ..self.clone()
         }
     }
@@ -261,8 +294,22 @@ impl Answer {
 
     /// Whether it may still be given.
     pub fn is_fresh(&self, now: Instant) -> bool {
+        now < self.expires && !self.has_ended()
+    }
+
+    /// Whether it may be given, past its time or not.
+    fn is_usable(&self, now: Instant) -> bool {
+        now < self.expires.max(self.stale_until) && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
         let has_ended = |flag: &Arc<AtomicBool>| flag.load(Ordering::Relaxed);
-        now < self.expires && !self.made_from.iter().any(has_ended)
+        self.made_from.iter().any(has_ended)
+    }
+
+    /// Whether it is an upstream's own message, unchanged.
+    pub(super) fn is_whole(&self) -> bool {
+        self.origin == Origin::Whole
     }
 
     /// Whether the cache would still give it, for those who have kept it at hand.
@@ -298,7 +345,12 @@ impl Answer {
     /// by an alias, nor if it has more to say of it: filters block single names.
     fn denies_its_name(&self) -> bool {
         let answers = wire::read_u16(&self.wire, 6);
-        self.forwarded && self.is_nxdomain() && answers == Some(0) && self.edes.is_empty()
+        self.is_whole() && self.is_nxdomain() && answers == Some(0) && self.edes.is_empty()
+    }
+
+    /// Whether the name that was asked exists.
+    fn shows_its_name(&self) -> bool {
+        self.rcode == u16::from(ResponseCode::NoError)
     }
 
     /// What a refresh that came to this failed for.
@@ -321,6 +373,25 @@ impl Answer {
     /// The message: header, question, records; no OPT.
     pub fn wire(&self) -> &[u8] {
         &self.wire
+    }
+
+    /// The records of a section with the TTLs that are left; `None` for one whose data is not of its
+    /// type's shape.
+    pub(super) fn records(&self, section: Section, now: Instant) -> Vec<Option<Record>> {
+        let Ok(layout) = Layout::read(&self.wire) else {
+            return Vec::new();
+        };
+        let age = self.age(now);
+        let records = layout.section(section).map(|record| {
+            let rtype = record.rtype.into();
+            Some(Record {
+                owner: wire::read_name(&self.wire, record.start).ok()?.0,
+                rtype,
+                ttl: record.ttl.saturating_sub(age),
+                rdata: wire::map_rdata(&self.wire, record.rdata.clone(), rtype, |name| name)?,
+            })
+        });
+        records.collect()
     }
 
     /// The position after the question.

@@ -29,7 +29,7 @@ fn said(question: &Question, rcode: ResponseCode) -> Answer {
     };
     let wire = composed.to_wire(question).unwrap();
     let answer = Answer::new(wire, rcode, Instant::now(), MINUTE).unwrap();
-    answer.with_forwarded()
+    answer.with_origin(Origin::Whole)
 }
 
 #[tokio::test(start_paused = true)]

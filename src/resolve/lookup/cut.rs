@@ -3,7 +3,8 @@
 //! Instead of asking the upstream, its own NXDOMAIN for the same name or one above it is given, with the
 //! time that it has left. That needs no DNSSEC: whoever is believed that a name does not exist has said
 //! so of the tree below it (section 2). Some servers do not mean it, and deny names without records that
-//! have others below them; so what is held of a name, past its time or not, speaks against the denial.
+//! have others below them; so an answer that is held of a name, past its time or not, speaks against the
+//! denial: any to the same question, and to those for A, AAAA and HTTPS one that says that the name exists.
 //!
 //! The denial must be of a question with the same DO and CD bits, so that those who want a proof get one.
 //! NSEC and NSEC3 records that deny a name deny all below it: they prove that the next label does not
@@ -17,7 +18,7 @@ use super::{Chain, Ending, Lookup, Step, is_special_use, seconds_between};
 use crate::pkarr::Record;
 use crate::resolve::answers::{Answer, Question};
 use crate::resolve::failure::{Ede, ede};
-use crate::wire::{self, HEADER_LEN, Layout, Section};
+use crate::wire::{self, HEADER_LEN, Section};
 
 impl Lookup {
     /// NXDOMAIN for an ordinary name, if that is known without asking.
@@ -32,7 +33,9 @@ impl Lookup {
             name: name.to_lowercase(),
             ..question.clone()
         };
-        if self.cache.held(&asked.cache_key(), now).is_some() {
+        if self.cache.held(&asked.cache_key(), now).is_some()
+            || self.cache.has_been_there(&asked, now)
+        {
             // This is its refresh, or it has existed.
             return None;
         }
@@ -55,17 +58,10 @@ impl Lookup {
 
 /// The authority section of an answer, with the TTLs that are left: no longer than the answer itself.
 fn authorities(answer: &Answer, left: u32, now: Instant) -> Option<Vec<Record>> {
-    let wire = answer.wire();
-    let layout = Layout::read(wire).ok()?;
-    let age = answer.age(now);
-    let records = layout.section(Section::Authority).map(|record| {
-        let rtype = record.rtype.into();
-        Some(Record {
-            owner: wire::read_name(wire, record.start).ok()?.0,
-            rtype,
-            ttl: record.ttl.saturating_sub(age).min(left),
-            rdata: wire::map_rdata(wire, record.rdata.clone(), rtype, |name| name)?,
-        })
-    });
-    records.collect()
+    let records = answer.records(Section::Authority, now).into_iter();
+    let no_longer = |record: Record| Record {
+        ttl: record.ttl.min(left),
+        ..record
+    };
+    records.map(|record| record.map(no_longer)).collect()
 }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 pub use local::is_special_use;
 
 use super::Ttls;
-use super::answers::{Answer, AnswerCache, Composed, Question};
+use super::answers::{Answer, AnswerCache, Composed, Origin, Question};
 use super::delegation::Delegations;
 use super::failure::{Ede, Failure};
 use super::local_records::LocalRecords;
@@ -89,6 +89,8 @@ struct Chain {
     /// On whose behalf packets are looked for.
     asker: Asker,
     edes: Vec<Ede>,
+    /// How much of it is an upstream's.
+    origin: Origin,
     /// Whether the asked name lies in a zone that pkbridge is the authority of.
     authoritative: bool,
     /// Whether all of it comes from verified packets.
@@ -126,15 +128,19 @@ impl Lookup {
             Ok(answer) => answer,
             Err(failure) => {
                 tracing::debug!(?question, %failure, "no answer");
-                let time = match failure.is_cacheable() {
-                    // The packets remember it as well, and know when it no longer holds.
-                    true if failure.is_of_packet() => self.ttls.failure.min(FAILURE_TTL),
-                    true => self.ttls.failure,
-                    false => 0,
-                };
-                Answer::failure(question, &failure, seconds(time))
+                self.failed(question, &failure)
             }
         }
+    }
+
+    fn failed(&self, question: &Question, failure: &Failure) -> Answer {
+        let time = match failure.is_cacheable() {
+            // The packets remember it as well, and know when it no longer holds.
+            true if failure.is_of_packet() => self.ttls.failure.min(FAILURE_TTL),
+            true => self.ttls.failure,
+            false => 0,
+        };
+        Answer::failure(question, failure, seconds(time))
     }
 
     /// How long a failure is kept, and how long after one a refresh is tried again.
@@ -144,7 +150,7 @@ impl Lookup {
 
     async fn try_answer(&self, question: &Question, asker: Asker) -> Result<Answer, Failure> {
         match self.follow(question, asker, true).await? {
-            Found::Verbatim(answer) => Ok(answer.with_forwarded()),
+            Found::Verbatim(answer) => Ok(answer),
             Found::Gathered(mut chain, mut ending) => {
                 let extras = async {
                     self.add_endpoints(question, &mut chain).await;
@@ -173,6 +179,7 @@ impl Lookup {
             ended: Vec::new(),
             asker,
             edes: Vec::new(),
+            origin: Origin::Here,
             authoritative: self.names.suffixes.cover(&question.name),
             verified: true,
             may_delegate,
@@ -265,10 +272,7 @@ impl Chain {
     }
 
     fn say(&mut self, ede: Ede) {
-        // A few tell enough, and leave room for the records.
-        if self.edes.len() < MAX_EDES && !self.edes.contains(&ede) {
-            self.edes.push(ede);
-        }
+        add_ede(&mut self.edes, ede);
     }
 
     fn finish(self, question: &Question, ending: Ending) -> Result<Answer, Failure> {
@@ -284,6 +288,7 @@ impl Chain {
         let ended = self.held.iter().map(|held| Arc::clone(&held.ended));
         Ok(answer
             .with_edes(self.edes)
+            .with_origin(self.origin)
             .with_verified(self.verified)
             .ends_with(ended.chain(self.ended).collect()))
     }
@@ -315,6 +320,13 @@ impl Ending {
     /// Whether the name exists without the type.
     fn is_nodata(&self) -> bool {
         self.rcode == u16::from(ResponseCode::NoError) && !self.authorities.is_empty()
+    }
+}
+
+/// A few tell enough, and leave room for the records.
+fn add_ede(edes: &mut Vec<Ede>, ede: Ede) {
+    if edes.len() < MAX_EDES && !edes.contains(&ede) {
+        edes.push(ede);
     }
 }
 
