@@ -34,6 +34,13 @@ pub(super) struct Forwarding {
     is_recursive: bool,
 }
 
+impl Forwarding {
+    /// The upstreams for all names without a rule.
+    pub(super) fn servers(&self) -> &[Endpoint] {
+        &self.servers
+    }
+}
+
 /// The one in force. The DHT resolves the names of its bootstrap nodes through it too, so it sees a
 /// reload.
 #[derive(Debug)]

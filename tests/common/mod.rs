@@ -60,7 +60,10 @@ pub struct Running {
 
 impl Running {
     pub fn start(config: Config) -> Self {
-        let server = Server::start(config, Options::default()).unwrap();
+        Self::run(Server::start(config, Options::default()).unwrap())
+    }
+
+    pub fn run(server: Server) -> Self {
         let addresses = server.addresses();
         let dht = server.dht();
         let stop = CancellationToken::new();
