@@ -130,6 +130,11 @@ fn recursive(config: &Config) -> Result<Recursive, String> {
     Recursive::new(RecursiveSettings {
         root_servers: hints.map_or_else(|| Ok(root_servers()), read_root_hints)?,
         suffixes: Suffixes::new(&config.names.suffixes),
+        rules: config
+            .forward
+            .iter()
+            .flat_map(|of| rule(of).domains)
+            .collect(),
         private_name_servers: config.delegation.allow_private,
         port: DNS_PORT,
         timeout: config.upstream.timeout.max(RECURSION_TIMEOUT),
