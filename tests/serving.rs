@@ -847,14 +847,6 @@ async fn a_stop_ends_though_an_upstream_never_answers() {
 // Reloading. On a runtime of one thread the server takes a configuration whole before anybody else
 // goes on.
 
-/// Waits until the server has taken the configuration, or refused it.
-async fn reload(server: &Running, config: Config) {
-    server.reload.send(config).await.unwrap();
-    // There is room for one: when there is again, the server has taken it out.
-    let taken = timeout(PATIENCE, server.reload.reserve()).await;
-    drop(taken.unwrap().unwrap());
-}
-
 async fn assert_answers(server: SocketAddr, last: u8) {
     let reply = ask(server, "example.com", RecordType::A).await;
     assert_eq!(data(&reply, RecordType::A), [address(last)]);

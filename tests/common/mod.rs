@@ -96,6 +96,15 @@ impl Drop for Running {
     }
 }
 
+/// Waits until the server has taken the configuration, or refused it. On a runtime of one thread it takes
+/// one whole before anybody else goes on.
+pub async fn reload(server: &Running, config: Config) {
+    server.reload.send(config).await.unwrap();
+    // There is room for one: when there is again, the server has taken it out.
+    let taken = tokio::time::timeout(PATIENCE, server.reload.reserve()).await;
+    drop(taken.unwrap().unwrap());
+}
+
 /// A DHT of `count` nodes on loopback, and what publishes on it.
 pub struct TestDht {
     pub testnet: Testnet,
