@@ -263,8 +263,8 @@ async fn a_silent_upstream_is_waited_for_as_long_as_stale_wait_says() {
         assert_eq!(data(&reply, RecordType::A), [address(192, 0, 2, 1)]);
         assert_eq!(ede(&reply).map(|(code, _)| code), Some(STALE_ANSWER));
     }
-    // Without the setting it is 1.8 s each time.
-    let (shortest, longest) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
-    assert!(*shortest < Duration::from_millis(1500), "{waits:?}");
-    assert!(*longest >= WAIT, "{waits:?}");
+    // Without the setting it is 1.8 s, and nothing once the upstream is known to be silent.
+    let waited = waits.iter().filter(|wait| **wait >= WAIT).min();
+    let is_short = |wait: &Duration| *wait < Duration::from_millis(1500);
+    assert!(waited.is_some_and(is_short), "{waits:?}");
 }
