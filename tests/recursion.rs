@@ -11,20 +11,24 @@
 mod common;
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Directory, Fetched, PATIENCE, Via, below, data, key_of, name, rcode, secret, sign};
+use common::front::{resolver, serve};
+use common::{
+    Directory, Fetched, PATIENCE, Upstream, Via, below, data, key_of, name, rcode, secret, sign,
+};
 use futures_util::future::BoxFuture;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::NULL;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use pkbridge::endpoint::Endpoint;
 use pkbridge::pkarr::Suffixes;
 use pkbridge::resolve::{
-    AnswerCache, Asker, Ending, Failure, FetchPacket, Forward, HoldTimes, Names, Packets, Question,
-    Recursive, RecursiveSettings, Resolver, Response, See, Ttls, Wanted, ede, read_root_hints,
-    root_servers,
+    Anchors, AnswerCache, Asker, Ending, Failure, FetchPacket, Forward, ForwardRule, HoldTimes,
+    Names, Packets, Question, Recursive, RecursiveSettings, Resolver, Response, See, Strategy, Tls,
+    Ttls, UpstreamSettings, Upstreams, Validating, Wanted, ede, read_root_hints, root_servers,
 };
 use pkbridge::wire::flags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -312,13 +316,22 @@ impl Network {
 
     fn recursive_within(&self, timeout: Duration) -> Recursive {
         Recursive::new(RecursiveSettings {
-            root_servers: vec![self.root],
-            suffixes: Suffixes::new(["pkarr"]),
-            private_name_servers: true,
-            port: self.port,
             timeout,
+            ..self.settings(&[])
         })
         .unwrap()
+    }
+
+    /// With these domains for others to answer.
+    fn settings(&self, rules: &[&str]) -> RecursiveSettings {
+        RecursiveSettings {
+            root_servers: vec![self.root],
+            suffixes: Suffixes::new(["pkarr"]),
+            rules: rules.iter().map(|domain| name(domain)).collect(),
+            private_name_servers: true,
+            port: self.port,
+            timeout: PATIENCE,
+        }
     }
 
     async fn ask(&self, owner: &str, rtype: RecordType) -> Result<Message, Failure> {
@@ -998,12 +1011,159 @@ async fn behind_the_alias_the_packet_of_the_key_answers() {
     network.assert_nobody_was_asked_below(&key_of(&secret(1)).to_string());
 }
 
+// Special-use names, and names with a rule.
+
+const SPECIAL: [&str; 6] = [
+    "localhost",
+    "a.LocalHost",
+    "printer.local",
+    "hidden.onion",
+    "a.test",
+    "1.168.192.in-addr.arpa",
+];
+
+#[tokio::test]
+async fn a_question_for_a_special_use_name_is_refused_even_if_it_comes_here() {
+    let network = Network::start(vec![root()]).await;
+    for owner in SPECIAL {
+        let failure = network.ask(owner, RecordType::A).await.unwrap_err();
+        assert_no_authority_reached(&failure);
+    }
+    let asked = network.asked();
+    assert!(asked.is_empty(), "{asked:?}");
+}
+
+/// The aliases of an answer, and where the last one leads.
+fn aliases(reply: &Message) -> (Vec<String>, Name) {
+    assert_eq!(rcode(reply), ResponseCode::NoError, "{reply}");
+    let owners = reply.answers.iter().map(|r| r.name.to_ascii()).collect();
+    let Some(RData::CNAME(last)) = reply.answers.last().map(|record| &record.data) else {
+        panic!("{reply}");
+    };
+    (owners, last.0.clone())
+}
+
+#[tokio::test]
+async fn an_alias_to_a_special_use_name_is_given_and_not_followed() {
+    for target in SPECIAL {
+        let text = format!("www.com CNAME there.net\na.com CNAME {target}");
+        let network = Network::start(vec![root(), com(&text), net("there.net CNAME a.com")]).await;
+        let reply = network.ask("www.com", RecordType::A).await.unwrap();
+        let owners = ["www.com.", "there.net.", "a.com."].map(str::to_owned);
+        assert_eq!(aliases(&reply), (owners.to_vec(), name(target)));
+        network.assert_nobody_was_asked_below(target);
+    }
+}
+
+#[tokio::test]
+async fn an_alias_to_a_name_with_a_rule_is_given_and_not_followed() {
+    // Those of the zone above know it, too, and would tell.
+    let text = "www.com CNAME host.Corp.net\nnear.com CNAME host.corp.com\n\
+                host.corp.com A 192.0.2.66";
+    let network = Network::start(vec![root(), com(text), net("host.corp.net A 192.0.2.66")]).await;
+    let settings = network.settings(&["corp.NET", "corp.com"]);
+    let recursive = Recursive::new(settings).unwrap();
+    for (owner, target) in [("www.com", "host.corp.net"), ("near.com", "host.corp.com")] {
+        let reply = ask(&recursive, owner, RecordType::A).await.unwrap();
+        let owners = vec![format!("{owner}.")];
+        assert_eq!(aliases(&reply), (owners, name(target)));
+    }
+    ask(&recursive, "host.corp.net", RecordType::A)
+        .await
+        .unwrap_err();
+    network.assert_nobody_was_asked_below("corp");
+    // It is not refused for anything else.
+    let reply = network.ask("www.com", RecordType::A).await.unwrap();
+    assert_eq!(data(&reply, RecordType::A), [address(66)]);
+}
+
+/// All layers of `mode = "recursive"` with `validate`, from a client's socket on: `lan` and `corp.net` have
+/// a server of their own, and nothing below `com` is validated. Whatever else is must fail: the built-in
+/// anchors are not this root's.
+async fn serve_all_layers(network: &Network, of_rule: &Upstream) -> SocketAddr {
+    let rules = ["lan", "corp.net"];
+    let recursive = Recursive::new(network.settings(&rules)).unwrap();
+    let upstreams = Upstreams::new(UpstreamSettings {
+        servers: vec![],
+        rules: vec![ForwardRule {
+            domains: rules.map(name).to_vec(),
+            servers: vec![Endpoint::plain(of_rule.address)],
+        }],
+        strategy: Strategy::Fastest,
+        timeout: PATIENCE,
+        tls: Arc::new(Tls::new(None).unwrap()),
+        bootstrap: vec![],
+    });
+    let suffixes = Suffixes::new(["pkarr"]);
+    let validating = Validating::new(
+        Arc::new(upstreams.with_others(Arc::new(recursive))),
+        Anchors::built_in(),
+        vec![name("com")],
+        suffixes.clone(),
+    );
+    let names = Names {
+        suffixes,
+        special_use: true,
+        ..Names::default()
+    };
+    let owner = below(key_of(&secret(1)), "www");
+    let packet = sign(&secret(1), 1, vec![(owner, 60, address(9))]);
+    serve(resolver(names, Some(packet), Arc::new(validating))).await
+}
+
+#[tokio::test]
+async fn with_all_layers_each_name_is_answered_by_whom_it_belongs_to() {
+    let key = key_of(&secret(1)).to_string();
+    let text = format!(
+        "www.com A 192.0.2.7\nkey.com CNAME www.{key}\nhere.com CNAME localhost\n\
+         none.com CNAME a.test\nvpn.com CNAME host.corp.net"
+    );
+    let network = Network::start(vec![
+        root(),
+        com(&text),
+        net("www.net A 192.0.2.7\nhost.corp.net A 192.0.2.66"),
+    ])
+    .await;
+    let of_rule = Upstream::plain(300).await;
+    let server = serve_all_layers(&network, &of_rule).await;
+    let loopback = RData::A(Ipv4Addr::LOCALHOST.into());
+    let key_name = format!("www.{key}");
+    for (owner, expected) in [
+        ("www.com", address(7)),
+        (&key_name, address(9)),
+        ("localhost", loopback.clone()),
+        ("nas.lan", address(1)),
+        ("key.com", address(9)),
+        ("here.com", loopback),
+        ("vpn.com", address(1)),
+    ] {
+        for _ in 0..2 {
+            let reply = common::ask(server, owner, RecordType::A).await;
+            assert_eq!(rcode(&reply), ResponseCode::NoError, "{reply}");
+            let found = data(&reply, RecordType::A);
+            assert_eq!(found, std::slice::from_ref(&expected), "{owner}");
+        }
+    }
+    for owner in ["a.test", "none.com"] {
+        let reply = common::ask(server, owner, RecordType::A).await;
+        assert_eq!(rcode(&reply), ResponseCode::NXDomain, "{owner}");
+    }
+    // This one is validated.
+    let reply = common::ask(server, "www.net", RecordType::A).await;
+    assert_eq!(rcode(&reply), ResponseCode::ServFail, "{reply}");
+    assert_eq!(of_rule.names(), ["nas.lan.", "host.corp.net."]);
+    for forbidden in [&key, "localhost", "test", "lan", "corp"] {
+        network.assert_nobody_was_asked_below(forbidden);
+    }
+}
+
 #[test]
 fn root_servers_that_may_not_be_asked_are_refused_at_the_start() {
     let start = |root_servers: &[&str]| {
         Recursive::new(RecursiveSettings {
             root_servers: root_servers.iter().map(|ip| ip.parse().unwrap()).collect(),
             suffixes: Suffixes::default(),
+            rules: vec![],
             private_name_servers: false,
             port: 53,
             timeout: PATIENCE,

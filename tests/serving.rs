@@ -18,7 +18,7 @@ use std::time::Duration;
 use common::*;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
-use pkbridge::config::Config;
+use pkbridge::config::{Config, ForwardRule, LocalRecord};
 use pkbridge::endpoint::Endpoint;
 use pkbridge::server::{Options, Server};
 use pkbridge::wire::{self, Header, flags};
@@ -847,14 +847,6 @@ async fn a_stop_ends_though_an_upstream_never_answers() {
 // Reloading. On a runtime of one thread the server takes a configuration whole before anybody else
 // goes on.
 
-/// Waits until the server has taken the configuration, or refused it.
-async fn reload(server: &Running, config: Config) {
-    server.reload.send(config).await.unwrap();
-    // There is room for one: when there is again, the server has taken it out.
-    let taken = timeout(PATIENCE, server.reload.reserve()).await;
-    drop(taken.unwrap().unwrap());
-}
-
 async fn assert_answers(server: SocketAddr, last: u8) {
     let reply = ask(server, "example.com", RecordType::A).await;
     assert_eq!(data(&reply, RecordType::A), [address(last)]);
@@ -872,6 +864,108 @@ async fn a_reload_brings_the_new_upstream_and_flushes_the_answers() {
         assert_answers(server.address, 2).await;
     }
     assert_eq!((old.count(), new.count()), (1, 1));
+}
+
+/// What is asked of the upstream of `config` when a question comes before and after a reload that changes
+/// it.
+async fn asked_over_a_reload(upstream: &Upstream, config: &Config, new: Config) -> usize {
+    let asked = upstream.count();
+    let server = Running::start(config.clone());
+    assert_answers(server.address, 1).await;
+    reload(&server, new).await;
+    assert_answers(server.address, 1).await;
+    upstream.count() - asked
+}
+
+#[tokio::test]
+async fn a_reload_keeps_the_answers_that_it_does_not_concern() {
+    let upstream = answering(1).await;
+    let config = forwarding_to(upstream.address);
+    let changes: [fn(&mut Config); 5] = [
+        |_| (),
+        |config| config.log.level = "debug".to_owned(),
+        |config| config.listen.addresses.push("127.0.0.2:0".parse().unwrap()),
+        |config| config.listen.nsid = "here".to_owned(),
+        // No other network is served, so that the rebinding guard stays off.
+        |config| config.access.allow = vec!["127.0.0.0/8".parse().unwrap()],
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut new = config.clone();
+        change(&mut new);
+        let asked = asked_over_a_reload(&upstream, &config, new).await;
+        assert_eq!(asked, 1, "change {number}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_flushes_the_answers_that_may_be_others() {
+    let upstream = answering(1).await;
+    let config = forwarding_to(upstream.address);
+    let changes: [fn(&mut Config); 11] = [
+        |config| {
+            config.forward = vec![ForwardRule {
+                domains: vec!["com".to_owned()],
+                servers: config.upstream.servers.clone(),
+            }];
+        },
+        |config| config.upstream.timeout = Duration::from_secs(3),
+        |config| config.names.special_use = false,
+        |config| config.names.suffixes.push("key".to_owned()),
+        |config| config.delegation.follow = false,
+        |config| {
+            config.records = vec![LocalRecord {
+                name: "nas.lan".to_owned(),
+                rtype: RecordType::A,
+                rdata: vec![192, 168, 1, 5],
+            }];
+        },
+        |config| config.rebinding.allow = vec!["lan".to_owned()],
+        |config| config.access.allow.push("192.168.0.0/16".parse().unwrap()),
+        |config| config.cache.max_ttl = Duration::from_secs(600),
+        |config| config.cache.prefetch = false,
+        // New packets void no old answers.
+        |config| config.dht.linger = Duration::from_millis(100),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut new = config.clone();
+        change(&mut new);
+        let asked = asked_over_a_reload(&upstream, &config, new).await;
+        assert_eq!(asked, 2, "change {number}");
+    }
+    // A file has its contents besides its name.
+    let directory = Directory::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertificateParams::default().self_signed(&key);
+    let mut config = config;
+    config.upstream.ca_file = Some(directory.join("ca.pem"));
+    std::fs::write(directory.join("ca.pem"), authority.unwrap().pem()).unwrap();
+    let asked = asked_over_a_reload(&upstream, &config, config.clone()).await;
+    assert_eq!(asked, 2, "a file");
+}
+
+#[tokio::test]
+async fn a_reload_flushes_the_answers_when_the_system_has_other_resolvers() {
+    let upstream = answering(1).await;
+    let directory = Directory::new();
+    let resolv_conf = directory.join("resolv.conf");
+    let mut config = config();
+    config.forward = vec![ForwardRule {
+        domains: vec!["com".to_owned()],
+        servers: vec![Endpoint::plain(upstream.address)],
+    }];
+    std::fs::write(&resolv_conf, "nameserver 192.0.2.1\n").unwrap();
+    let options = Options {
+        resolv_conf: Some(resolv_conf.clone()),
+        ..Options::default()
+    };
+    let server = Running::run(Server::start(config.clone(), options).unwrap());
+    assert_answers(server.address, 1).await;
+    for (text, asked) in [("nameserver 192.0.2.1\n", 1), ("nameserver 192.0.2.2\n", 2)] {
+        std::fs::write(&resolv_conf, text).unwrap();
+        reload(&server, config.clone()).await;
+        assert_answers(server.address, 1).await;
+        assert_eq!(upstream.count(), asked, "{text}");
+    }
 }
 
 #[tokio::test]

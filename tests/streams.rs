@@ -431,14 +431,6 @@ async fn the_limits_are_over_all_addresses() {
     assert!(connection(HERE, server.addresses[0]).await.is_none());
 }
 
-/// Waits until the server has taken the configuration.
-async fn reload(server: &Running, config: Config) {
-    server.reload.send(config).await.unwrap();
-    // There is room for one: when there is again, the server has taken it out.
-    let taken = timeout(PATIENCE, server.reload.reserve()).await;
-    drop(taken.unwrap().unwrap());
-}
-
 #[tokio::test]
 async fn a_reload_changes_the_limits_and_open_connections_stay() {
     let upstream = Played::start().await;

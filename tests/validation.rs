@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Directory, Running, Upstream, Via};
+use common::{Directory, Running, Upstream, Via, reload};
 use data_encoding::HEXLOWER;
 use futures_util::future::BoxFuture;
 use hickory_proto::dnssec::rdata::{DNSKEY, DNSSECRData, DS};
@@ -1080,4 +1080,33 @@ async fn a_client_gets_validated_answers_and_servfail_for_bogus_ones() {
     assert_eq!(unchecked, (ok, false, None, signed));
     let absent = ask("nothing.hashed.test.", true, false).await;
     assert_eq!(absent, (ResponseCode::NXDomain, true, None, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_reload_takes_what_is_new_in_the_file_of_trust_anchors() {
+    let (world, other) = (Arc::new(world()), world());
+    let directory = Directory::new();
+    let file = |world: &World| write_anchor(&directory, world.zone("."), ".");
+    let mut config = common::config();
+    config.names.special_use = false;
+    config.upstream.validate = true;
+    config.upstream.trust_anchors = Some(file(&world));
+    let behind = Arc::clone(&world);
+    let upstream = Upstream::start(move |query, via| vec![reply(&behind, query, via)]).await;
+    config.upstream.servers = vec![Endpoint::plain(upstream.address)];
+    let server = Running::start(config.clone());
+    let ask = async || {
+        let mut query = common::query("www.secure.test.", RecordType::A);
+        query.metadata.authentic_data = true;
+        let reply = common::send(server.address, &query).await;
+        (reply.response_code, reply.metadata.authentic_data)
+    };
+    assert_eq!(ask().await, (ResponseCode::NoError, true));
+    // The same path, and keys that this root does not have: what was proved no longer is.
+    file(&other);
+    reload(&server, config.clone()).await;
+    assert_eq!(ask().await, (ResponseCode::ServFail, false));
+    file(&world);
+    reload(&server, config).await;
+    assert_eq!(ask().await, (ResponseCode::NoError, true));
 }

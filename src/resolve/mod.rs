@@ -41,7 +41,7 @@ pub use rebinding::RebindingGuard;
 pub use recurse::{Recursive, RecursiveSettings, read_root_hints, root_servers};
 pub use response::Response;
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
-pub use system::{HostsByForwarding, system_servers};
+pub use system::{HostsByForwarding, is_ourselves, system_servers};
 pub use upstream::{Forward, ForwardRule, Strategy, Tls, TrustError, UpstreamSettings, Upstreams};
 pub use validate::{Anchors, AnchorsError, Validating};
 

@@ -1,7 +1,7 @@
 //! What is accepted from an upstream or a name server, as bytes.
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{Name, RecordType};
 
 use super::answers::Question;
 use super::failure::Ede;
@@ -28,6 +28,9 @@ pub struct Response {
     pub(super) had_opt: bool,
     /// Whether the question came back letter by letter as it was sent.
     pub(super) keeps_case: bool,
+    /// Where the aliases in it lead, if whoever gave it has not gone there: whoever asked is to go on with
+    /// this name.
+    pub(super) leads_to: Option<Box<Name>>,
 }
 
 /// What a datagram, or a message on a stream, is to a query.
@@ -186,6 +189,7 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
             cookie: None,
             had_opt: false,
             keeps_case: true,
+            leads_to: None,
         });
     };
     let [rcode_high, ..] = opt.ttl.to_be_bytes();
@@ -221,6 +225,7 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
         cookie,
         had_opt: true,
         keeps_case: true,
+        leads_to: None,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What the system's configuration says: the resolvers of `/etc/resolv.conf` that are not pkbridge,
 //! and the names of DHT nodes, which must not be asked of the system.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,16 +36,28 @@ pub fn system_servers(resolv_conf: &Path, listening: &[SocketAddr]) -> Vec<Socke
     servers
 }
 
-fn is_ourselves(server: SocketAddr, listening: &[SocketAddr]) -> bool {
+/// Whether what is sent to `server` comes to one of the addresses that are listened on.
+pub fn is_ourselves(server: SocketAddr, listening: &[SocketAddr]) -> bool {
     listening.iter().any(|own| {
-        own.port() == server.port()
-            && (own.ip() == server.ip() || (own.ip().is_unspecified() && is_local(server.ip())))
+        let is_same =
+            own.ip().to_canonical() == server.ip().to_canonical() && scope(*own) == scope(server);
+        own.port() == server.port() && (is_same || own.ip().is_unspecified() && is_local(server))
     })
 }
 
+/// Two links may each have a node with the same link-local address, such as fe80::1.
+fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V4(_) => 0,
+        SocketAddr::V6(address) => address.scope_id(),
+    }
+}
+
 /// Whether an address is one of this host's: only then can a socket be bound to it.
-fn is_local(ip: IpAddr) -> bool {
-    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
+fn is_local(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    let ip = address.ip().to_canonical();
+    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind(address).is_ok()
 }
 
 /// Resolves the names of DHT nodes through the upstreams, which see no public-key name.
@@ -134,6 +146,21 @@ mod tests {
             assert!(hosts.resolve_host(name).await.is_empty());
         }
         assert_eq!(*asked.0.lock().unwrap(), ["node.example."]);
+    }
+
+    #[test]
+    fn a_link_local_address_is_ours_on_its_own_link_alone() {
+        let is_ourselves = |server: &str| {
+            let listening = ["[fe80::1%2]:53", "[::1]:53", "127.0.0.1:53"];
+            let listening = listening.map(|address| address.parse().unwrap());
+            is_ourselves(server.parse().unwrap(), &listening)
+        };
+        for server in ["[fe80::1%2]:53", "127.0.0.1:53", "[::ffff:127.0.0.1]:53"] {
+            assert!(is_ourselves(server), "{server}");
+        }
+        for server in ["[fe80::1%3]:53", "[fe80::1%2]:54", "127.0.0.2:53"] {
+            assert!(!is_ourselves(server), "{server}");
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::endpoint::Endpoint;
 use crate::pkarr::Suffixes;
 use crate::resolve::{
     Anchors, Failure, Forward, ForwardRule, Question, Recursive, RecursiveSettings, Response,
-    Strategy, Tls, UpstreamSettings, Upstreams, Validating, read_root_hints, root_servers,
-    system_servers,
+    Strategy, Tls, UpstreamSettings, Upstreams, Validating, is_ourselves, read_root_hints,
+    root_servers, system_servers,
 };
 
 /// The port of DNS.
@@ -32,6 +32,13 @@ pub(super) struct Forwarding {
     servers: Vec<Endpoint>,
     /// Whether there are none, as the name servers themselves are asked.
     is_recursive: bool,
+}
+
+impl Forwarding {
+    /// The upstreams for all names without a rule.
+    pub(super) fn servers(&self) -> &[Endpoint] {
+        &self.servers
+    }
 }
 
 /// The one in force. The DHT resolves the names of its bootstrap nodes through it too, so it sees a
@@ -91,6 +98,13 @@ pub(super) fn forwarding(
         }
         Some(_) | None => upstream.servers.clone(),
     };
+    for (key, server) in leading_back(config, listening) {
+        tracing::error!(
+            %server,
+            "a forwarding loop: this server of {key} is pkbridge itself; write the address of another \
+             resolver there"
+        );
+    }
     let settings = UpstreamSettings {
         servers: servers.clone(),
         rules: config.forward.iter().map(rule).collect(),
@@ -118,11 +132,32 @@ pub(super) fn forwarding(
     })
 }
 
+/// The servers that are this one, each with the key that it stands in. When the configuration was read it
+/// was not known which addresses this host has.
+fn leading_back(config: &Config, listening: &[SocketAddr]) -> Vec<(&'static str, Endpoint)> {
+    let upstream = &config.upstream;
+    let servers = upstream.servers.iter().cloned();
+    let of_rules = config.forward.iter().flat_map(|rule| rule.servers.clone());
+    let bootstrap = upstream.bootstrap.iter().copied().map(Endpoint::plain);
+    let all = servers
+        .map(|server| ("[upstream] servers", server))
+        .chain(of_rules.map(|server| ("[[forward]] servers", server)))
+        .chain(bootstrap.map(|server| ("[upstream] bootstrap", server)));
+    let is_here = |address: SocketAddr| is_ourselves(address, listening);
+    all.filter(|(_, server)| server.known_addresses().into_iter().any(is_here))
+        .collect()
+}
+
 fn recursive(config: &Config) -> Result<Recursive, String> {
     let hints = config.upstream.root_hints.as_deref();
     Recursive::new(RecursiveSettings {
         root_servers: hints.map_or_else(|| Ok(root_servers()), read_root_hints)?,
         suffixes: Suffixes::new(&config.names.suffixes),
+        rules: config
+            .forward
+            .iter()
+            .flat_map(|of| rule(of).domains)
+            .collect(),
         private_name_servers: config.delegation.allow_private,
         port: DNS_PORT,
         timeout: config.upstream.timeout.max(RECURSION_TIMEOUT),
@@ -168,4 +203,53 @@ fn of_the_system(resolv_conf: &Path, listening: &[SocketAddr]) -> Vec<Endpoint> 
         tracing::info!(?servers, "upstream resolvers taken from {path}");
     }
     servers.into_iter().map(Endpoint::plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, UdpSocket};
+
+    use super::*;
+
+    /// An address of this host besides loopback; `None` if it has none.
+    fn own_address() -> Option<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("192.0.2.1:53").ok()?;
+        let ip = socket.local_addr().unwrap().ip();
+        (!ip.is_unspecified()).then_some(ip)
+    }
+
+    #[test]
+    fn servers_that_are_this_one_are_found_in_every_list() {
+        let endpoint = |text: &str| text.parse::<Endpoint>().unwrap();
+        let mut config = Config::default();
+        config.upstream.servers = ["127.0.0.1:5300", "192.0.2.1:5300", "127.0.0.1:5301"]
+            .map(endpoint)
+            .to_vec();
+        config.forward = vec![config::ForwardRule {
+            domains: vec!["lan".to_owned()],
+            servers: vec![endpoint("192.0.2.1"), endpoint("tcp://127.0.0.2:5300")],
+        }];
+        config.upstream.bootstrap = ["192.0.2.1:5300", "[::1]:5300"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
+        let mut expected = vec![
+            ("[upstream] servers", "127.0.0.1:5300".to_owned()),
+            ("[[forward]] servers", "tcp://127.0.0.2:5300".to_owned()),
+            ("[upstream] bootstrap", "[::1]:5300".to_owned()),
+        ];
+        if let Some(ip) = own_address() {
+            let own = SocketAddr::new(ip, 5300);
+            config.upstream.bootstrap.push(own);
+            expected.push(("[upstream] bootstrap", own.to_string()));
+        }
+        let found = |listening: &str| -> Vec<(&str, String)> {
+            let found = leading_back(&config, &[listening.parse().unwrap()]);
+            let shown = found.into_iter().map(|(key, of)| (key, of.to_string()));
+            shown.collect()
+        };
+        assert_eq!(found("0.0.0.0:5300"), expected);
+        assert_eq!(found("127.0.0.1:5300"), expected[..1]);
+        assert_eq!(found("0.0.0.0:5302"), []);
+    }
 }

@@ -222,11 +222,11 @@ impl Server {
                 Some(config) = reload.recv() => {
                     systemd::notify_reloading();
                     match self.reload(config) {
-                        Ok(()) => {
+                        Ok(answers) => {
                             if let Some(reloaded) = &self.reloaded {
                                 reloaded(&self.config);
                             }
-                            tracing::info!("configuration reloaded, answers flushed");
+                            tracing::info!("configuration reloaded, answers {answers}");
                         }
                         Err(error) => tracing::error!(%error, "the old configuration stays in force"),
                     }
@@ -251,11 +251,12 @@ impl Server {
         }
     }
 
-    /// Takes a new configuration. Nothing changes if it cannot be carried out.
+    /// Takes a new configuration, and tells what has become of the cached answers. Nothing changes if it
+    /// cannot be carried out.
     ///
     /// # Errors
     /// If a new address cannot be listened on.
-    pub fn reload(&mut self, config: Config) -> Result<(), StartError> {
+    fn reload(&mut self, config: Config) -> Result<&'static str, StartError> {
         let wanted = &config.listen.addresses;
         let mut added = Vec::new();
         if !self.inherited {
@@ -302,11 +303,20 @@ impl Server {
         } else {
             Arc::clone(&before.packets)
         };
+        // Each packet voids the answers made from it, and new ones know nothing of the old answers.
+        let keeps_answers = Arc::ptr_eq(&packets, &before.packets)
+            && forwarding.servers() == self.forward.servers()
+            && have_same_answers(&self.config, &config);
+        let (local, answers) = if keeps_answers {
+            (Arc::clone(&before.local), before.answers.clone())
+        } else {
+            (Arc::new(local_records(&config)), answers(&config))
+        };
         let parts = Parts {
             started: before.started,
             suffixes: Suffixes::new(&config.names.suffixes),
-            local: Arc::new(local_records(&config)),
-            answers: answers(&config),
+            local,
+            answers,
             config: config.clone(),
             listening,
             forward: Arc::clone(&self.forward),
@@ -325,7 +335,9 @@ impl Server {
         };
 
         // From here on nothing fails but what leaves the rest as it should be.
-        parts.local.watch(parts.answers.clone());
+        if !keeps_answers {
+            parts.local.watch(parts.answers.clone());
+        }
         self.forward.replace(forwarding);
         self.service.store(Arc::new(service));
         if dht_changed {
@@ -357,7 +369,7 @@ impl Server {
         if control_changed {
             self.open_control();
         }
-        Ok(())
+        Ok(if keeps_answers { "kept" } else { "flushed" })
     }
 
     fn listen(&mut self, listener: Listener) -> Result<(), StartError> {
@@ -533,20 +545,57 @@ fn local_records(config: &Config) -> LocalRecords {
 }
 
 fn rebinding_guard(config: &Config) -> RebindingGuard {
+    let allow = config.rebinding.allow.iter();
+    RebindingGuard::new(
+        is_guarded(config),
+        allow.filter_map(|text| forwarding::name(text)).collect(),
+    )
+}
+
+/// Whether private addresses are dropped from answers.
+fn is_guarded(config: &Config) -> bool {
     let serves_others = || {
         let networks = &mut config.access.allow.iter();
         networks.any(|network| !network.network().is_loopback())
     };
-    let is_on = match config.rebinding.guard {
+    match config.rebinding.guard {
         config::RebindingGuard::Auto => serves_others(),
         config::RebindingGuard::On => true,
         config::RebindingGuard::Off => false,
-    };
-    let allow = config.rebinding.allow.iter();
-    RebindingGuard::new(
-        is_on,
-        allow.filter_map(|text| forwarding::name(text)).collect(),
-    )
+    }
+}
+
+/// Whether two configurations that follow each other have the same answers, as far as they tell. A file
+/// that the upstreams need may be another one under the same name.
+fn have_same_answers(before: &Config, now: &Config) -> bool {
+    // All tables, so that a new one is not forgotten here.
+    let Config {
+        listen: _,
+        access: _,
+        names,
+        delegation,
+        upstream,
+        forward,
+        records,
+        rebinding,
+        dht: _,
+        cache,
+        state: _,
+        control: _,
+        log: _,
+    } = before;
+    let needs_no_file = upstream.ca_file.is_none()
+        && upstream.trust_anchors.is_none()
+        && upstream.root_hints.is_none();
+    needs_no_file
+        && *names == now.names
+        && *delegation == now.delegation
+        && *upstream == now.upstream
+        && *forward == now.forward
+        && *records == now.records
+        && *rebinding == now.rebinding
+        && is_guarded(before) == is_guarded(now)
+        && *cache == now.cache
 }
 
 fn whole_seconds(time: Duration) -> u32 {

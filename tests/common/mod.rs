@@ -60,7 +60,10 @@ pub struct Running {
 
 impl Running {
     pub fn start(config: Config) -> Self {
-        let server = Server::start(config, Options::default()).unwrap();
+        Self::run(Server::start(config, Options::default()).unwrap())
+    }
+
+    pub fn run(server: Server) -> Self {
         let addresses = server.addresses();
         let dht = server.dht();
         let stop = CancellationToken::new();
@@ -91,6 +94,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// Waits until the server has taken the configuration, or refused it. On a runtime of one thread it takes
+/// one whole before anybody else goes on.
+pub async fn reload(server: &Running, config: Config) {
+    server.reload.send(config).await.unwrap();
+    // There is room for one: when there is again, the server has taken it out.
+    let taken = tokio::time::timeout(PATIENCE, server.reload.reserve()).await;
+    drop(taken.unwrap().unwrap());
 }
 
 /// A DHT of `count` nodes on loopback, and what publishes on it.

@@ -71,8 +71,9 @@ impl Lookup {
         }
         // RFC 1034 section 4.3.2 step 3a: a question for the alias itself is answered with it.
         let follows = ![RecordType::CNAME, RecordType::ANY].contains(&question.rtype);
+        let told = response.leads_to.take().map(|target| *target);
         let alias = follows
-            .then(|| self.alias_to_key(&response, &name))
+            .then(|| told.or_else(|| self.alias_to_key(&response, &name)))
             .flatten();
         let lifetime = self
             .forwarded_lifetime(&response, question.rtype)

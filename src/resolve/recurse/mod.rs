@@ -2,8 +2,8 @@
 //!
 //! hickory's recursor finds the zones and their name servers and remembers them. Names are minimised
 //! on the way (RFC 9156, without its limit of ten steps): a server sees one label more than its own
-//! zone. Everything that it asks goes through `name_server`, which lets no public-key name and no
-//! special-use name pass, wherever it comes from. Aliases are followed here.
+//! zone. Everything that it asks goes through `name_server`, which lets no public-key name, no
+//! special-use name and no name with a rule pass, wherever it comes from. Aliases are followed here.
 //!
 //! What it keeps: the servers of 1,024 zones, as many single servers, and 1,024 messages that told of
 //! them. Answers are kept by the answer cache alone, which stands before it: a second copy here would
@@ -32,7 +32,7 @@ use super::failure::Failure;
 use super::query::UDP_PAYLOAD_LEN;
 use super::response::Response;
 use super::upstream::Forward;
-use crate::pkarr::{NameKind, Suffixes};
+use crate::pkarr::Suffixes;
 use crate::wire::MAX_MESSAGE_LEN;
 
 pub use hints::{read_root_hints, root_servers};
@@ -56,6 +56,8 @@ pub struct RecursiveSettings {
     pub root_servers: Vec<IpAddr>,
     /// The suffixes under which keys stand: no name server is asked for what is below them.
     pub suffixes: Suffixes,
+    /// Domains that others answer, with all below them: no name server is asked for these.
+    pub rules: Vec<Name>,
     /// Whether name servers at private addresses are asked: anybody can delegate to them, and so have
     /// this host ask around in its own network. Needed for a root of one's own.
     pub private_name_servers: bool,
@@ -68,7 +70,7 @@ pub struct RecursiveSettings {
 /// Finds answers from the root on.
 pub struct Recursive {
     recursor: Recursor<NameServers>,
-    suffixes: Suffixes,
+    servers: NameServers,
     timeout: Duration,
 }
 
@@ -87,11 +89,12 @@ impl Recursive {
         let RecursiveSettings {
             root_servers,
             suffixes,
+            rules,
             private_name_servers,
             port,
             timeout,
         } = settings;
-        let servers = NameServers::new(suffixes.clone(), private_name_servers, port);
+        let servers = NameServers::new(suffixes, rules, private_name_servers, port);
         if root_servers.is_empty() {
             return Err("there are no root servers".to_owned());
         }
@@ -113,23 +116,23 @@ impl Recursive {
             options.deny_server.clear();
         }
         let policy = DnssecPolicy::ValidationDisabled;
-        let recursor = Recursor::new(&root_servers, policy, None, options, servers);
+        let recursor = Recursor::new(&root_servers, policy, None, options, servers.clone());
         Ok(Self {
             recursor: recursor.map_err(|error| error.to_string())?,
-            suffixes,
+            servers,
             timeout,
         })
     }
 
-    /// The answer, with the aliases that lead to it. An alias that leads to a public-key name is the
-    /// end: whoever asked knows where to go on.
+    /// The answer, with the aliases that lead to it. An alias to a name that no name server is asked for
+    /// is the end: whoever asked knows where to go on.
     async fn follow(&self, question: &Question) -> Result<Response, Failure> {
         let mut whole = Message::response(0, OpCode::Query);
         whole.add_query(Query::query(question.name.clone(), question.rtype));
         let mut name = question.name.clone();
         for _ in 0..MAX_ALIASES {
-            let message = self.ask(&name, question).await?;
-            let target = open_alias(&message.answers, &name, question.rtype);
+            let mut message = self.ask(&name, question).await?;
+            let target = self.open_alias(&mut message.answers, &name, question.rtype);
             let answers = message.answers.into_iter();
             whole
                 .answers
@@ -141,23 +144,59 @@ impl Recursive {
                     whole.additionals = message.additionals;
                     return write(&whole);
                 }
-                Some(target) if self.suffixes.classify(&target) != NameKind::Ordinary => {
-                    return write(&whole);
-                }
                 Some(target) => {
                     // The proof that an alias was made from a wildcard (RFC 4035 section 3.1.3.3).
                     let proofs = message.authorities.into_iter();
                     whole.authorities.extend(proofs.filter(is_proof));
                     name = target.to_lowercase();
+                    if self.servers.refuse(&name).is_some() {
+                        let leads_to = Some(Box::new(name));
+                        return write(&whole).map(|response| Response {
+                            leads_to,
+                            ..response
+                        });
+                    }
                 }
             }
         }
         Err(Failure::AliasChain)
     }
 
+    /// Where the aliases from `name` on lead, if the answers have no record of the type there, or a name
+    /// server is none to say what is there.
+    fn open_alias(
+        &self,
+        answers: &mut Vec<ProtoRecord>,
+        name: &Name,
+        rtype: RecordType,
+    ) -> Option<Name> {
+        // RFC 1034 section 4.3.2 step 3a: a question for the alias itself is answered with it.
+        if [RecordType::CNAME, RecordType::ANY].contains(&rtype) {
+            return None;
+        }
+        let mut names = message::chain(answers, name);
+        let is_refused = |name: &Name| self.servers.refuse(name).is_some();
+        if let Some(before) = names.iter().skip(1).position(is_refused) {
+            let behind = names.split_off(before + 1);
+            answers.retain(|record| !behind.contains(&record.name));
+            return behind.into_iter().next();
+        }
+        let last = names.pop()?;
+        let answers_it =
+            |record: &ProtoRecord| record.name == last && record.record_type() == rtype;
+        (last != *name && !answers.iter().any(answers_it)).then_some(last)
+    }
+
     /// What the authorities of the zone say of one name. Only a name server's word makes an absence;
     /// all errors of the recursor but that are failures.
     async fn ask(&self, name: &Name, question: &Question) -> Result<Message, Failure> {
+        if let Some(reason) = self.servers.refuse(name) {
+            // Not even the names above it are asked for.
+            return Err(Failure::NameServers {
+                cut: name.to_string(),
+                reason: reason.to_owned(),
+            });
+        }
         let query = Query::query(name.clone(), question.rtype);
         let now = Instant::now().into_std();
         let resolve = self
@@ -213,17 +252,6 @@ fn keep_zones_alone() -> TtlConfig {
     let mut policy = TtlConfig::from_opts(&nothing);
     policy.with_query_type_ttl_bounds(RecordType::NS, TtlBounds::default());
     policy
-}
-
-/// Where the aliases from `name` on lead, if the answers have no record of the type there.
-fn open_alias(answers: &[ProtoRecord], name: &Name, rtype: RecordType) -> Option<Name> {
-    // RFC 1034 section 4.3.2 step 3a: a question for the alias itself is answered with it.
-    if [RecordType::CNAME, RecordType::ANY].contains(&rtype) {
-        return None;
-    }
-    let last = message::chain(answers, name).pop()?;
-    let answers_it = |record: &ProtoRecord| record.name == last && record.record_type() == rtype;
-    (last != *name && !answers.iter().any(answers_it)).then_some(last)
 }
 
 /// Whether a record proves that others do not exist.

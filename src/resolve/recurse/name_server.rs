@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::select_ok;
 use futures_util::stream::{BoxStream, StreamExt, once};
 use hickory_proto::op::{DnsRequest, DnsResponse, Message};
+use hickory_proto::rr::Name;
 use hickory_resolver::config::ConnectionConfig;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsHandle, NetError};
@@ -47,6 +48,7 @@ pub(super) struct NameServers(Arc<Shared>);
 
 struct Shared {
     suffixes: Suffixes,
+    rules: Vec<Name>,
     private: bool,
     port: u16,
     places: Semaphore,
@@ -54,11 +56,12 @@ struct Shared {
 }
 
 impl NameServers {
-    /// Name servers at `port`, at private addresses only if that is wished. Names under `suffixes`
-    /// and all others that may be a public key's are not asked for.
-    pub(super) fn new(suffixes: Suffixes, private: bool, port: u16) -> Self {
+    /// Name servers at `port`, at private addresses only if that is wished. Names under `suffixes`,
+    /// all others that may be a public key's, and those at or below one of `rules` are not asked for.
+    pub(super) fn new(suffixes: Suffixes, rules: Vec<Name>, private: bool, port: u16) -> Self {
         Self(Arc::new(Shared {
             suffixes,
+            rules,
             private,
             port,
             places: Semaphore::new(MAX_ASKED),
@@ -72,6 +75,22 @@ impl NameServers {
             Reach::Public => true,
             Reach::Private => self.0.private,
             Reach::Nobody => false,
+        }
+    }
+
+    /// Why a name is asked of no name server; `None` if it may be.
+    pub(super) fn refuse(&self, name: &Name) -> Option<&'static str> {
+        let Shared {
+            suffixes, rules, ..
+        } = &*self.0;
+        if suffixes.classify(name) != NameKind::Ordinary {
+            Some("name servers are not asked for public-key names")
+        } else if is_special_use(&name.to_lowercase()) {
+            Some("name servers are not asked for special-use names")
+        } else if rules.iter().any(|domain| domain.zone_of(name)) {
+            Some("name servers are not asked for names that have servers of their own")
+        } else {
+            None
         }
     }
 }
@@ -92,7 +111,7 @@ impl ConnectionProvider for NameServers {
         }
         Ok(ready(Ok(NameServer {
             address: SocketAddr::new(ip, self.0.port),
-            shared: Arc::clone(&self.0),
+            all: self.clone(),
         })))
     }
 
@@ -105,7 +124,7 @@ impl ConnectionProvider for NameServers {
 #[derive(Clone)]
 pub(super) struct NameServer {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    all: NameServers,
 }
 
 impl DnsHandle for NameServer {
@@ -130,13 +149,8 @@ impl NameServer {
         let query = request.queries.first();
         let query = query.ok_or(NetError::Message("a query without a question"))?;
         let name = query.name().to_lowercase();
-        if self.shared.suffixes.classify(&name) != NameKind::Ordinary {
-            let text = "name servers are not asked for public-key names";
-            return Err(NetError::Message(text));
-        }
-        if is_special_use(&name) {
-            let text = "name servers are not asked for special-use names";
-            return Err(NetError::Message(text));
+        if let Some(reason) = self.all.refuse(&name) {
+            return Err(NetError::Message(reason));
         }
         let left = QUERIES_LEFT.try_with(|left| left.replace(left.get().saturating_sub(1)));
         if left.unwrap_or(0) == 0 {
@@ -153,7 +167,7 @@ impl NameServer {
     /// Asks. Whatever goes wrong is said to be a timeout: that makes the recursor ask the next server,
     /// remember that this one is slow, and give up when all of them fail, which other errors do not.
     async fn ask(&self, question: &Question) -> Result<Message, NetError> {
-        let place = self.shared.places.acquire().await;
+        let place = self.all.0.places.acquire().await;
         let _place = place.map_err(|_| NetError::Timeout)?;
         let reason = match timeout(PATIENCE, self.exchange(question)).await {
             Ok(Ok(response)) => match message::take(&response, question) {
@@ -185,7 +199,7 @@ mod tests {
     #[test]
     fn private_addresses_are_asked_only_if_that_is_wished() {
         let may_be_at = |private, address: &str| {
-            let servers = NameServers::new(Suffixes::default(), private, 53);
+            let servers = NameServers::new(Suffixes::default(), vec![], private, 53);
             servers.may_be_at(address.parse().unwrap())
         };
         for address in [

@@ -14,7 +14,8 @@ use super::signature::Key;
 
 /// The key-signing keys of the root, KSK-2017 and KSK-2024, as IANA publishes them in
 /// <https://data.iana.org/root-anchors/root-anchors.xml>; taken on 2026-11-22 from Debian's dns-root-data,
-/// and equal to those in hickory. A file takes their place when the root has a newer key.
+/// and equal to those in hickory. A file takes their place when the root has a newer key. The README and
+/// `config/pkbridge.toml` tell that date.
 const ROOT: [(u16, &str); 2] = [
     (
         20326,
@@ -270,6 +271,27 @@ mod tests {
     fn count(text: &str) -> usize {
         let anchors = read(text).unwrap();
         anchors.above(&Name::root()).map_or(0, |(_, of)| of.len())
+    }
+
+    #[test]
+    fn users_are_told_which_keys_are_built_in_and_as_of_when() {
+        let comment = include_str!("anchors.rs")
+            .split("taken on ")
+            .nth(1)
+            .unwrap();
+        let date = comment.split(' ').next().unwrap();
+        let [(first, _), (second, _)] = ROOT;
+        for file in ["README.md", "config/pkbridge.toml"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            let text = std::fs::read_to_string(path).unwrap();
+            for told in [
+                first.to_string(),
+                second.to_string(),
+                format!("as of {date}"),
+            ] {
+                assert!(text.contains(&told), "{file}: {told}");
+            }
+        }
     }
 
     #[test]

@@ -69,6 +69,8 @@ struct Examination<'a> {
     question: &'a Question,
     rcode: u16,
     sets: &'a [RrSet],
+    /// Where the answer ends, though an alias leads on.
+    leads_to: Option<&'a Name>,
     work: Work,
     verdict: Verdict,
 }
@@ -112,6 +114,7 @@ impl Validating {
             question,
             rcode: response.rcode,
             sets: &sets,
+            leads_to: response.leads_to.as_deref(),
             work: Work::new(),
             verdict: Verdict::default(),
         };
@@ -152,7 +155,7 @@ impl<'a> Examination<'a> {
         let mut name = self.question.name.to_lowercase();
         name.set_fqdn(true);
         for _ in 0..=MAX_ALIASES {
-            if !self.chain.is_ordinary(&name) {
+            if !self.chain.is_ordinary(&name) || self.leads_to == Some(&name) {
                 // What follows is not the upstream's to say, and nobody takes it from there; so it is not
                 // looked at, and AD cannot be set.
                 self.leave(None);

@@ -18,6 +18,9 @@ const HTTPS_PORT: u16 = 443;
 /// The largest header section that is taken from a server, in bytes. Some send long policies along.
 pub(super) const MAX_HEADERS_LEN: u32 = 16 * 1024;
 
+/// Characters of a media type that an error shows.
+const MAX_SHOWN: usize = 64;
+
 /// Where an endpoint is asked.
 pub(super) fn uri(endpoint: &Endpoint, path: &str) -> Result<Uri, LinkError> {
     let uri = Uri::builder()
@@ -70,7 +73,9 @@ pub(super) fn check(status: StatusCode, headers: &HeaderMap) -> Result<(), LinkE
     let media_type = media_type.unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case(DNS_MESSAGE) {
-        let text = format!("the HTTP response is {media_type:?}, not {DNS_MESSAGE}");
+        // Clients see it as well, and servers may write what they like.
+        let shown: String = essence.chars().take(MAX_SHOWN).collect();
+        let text = format!("the HTTP response is {shown:?}, not {DNS_MESSAGE}");
         return Err(LinkError::Answer(text));
     }
     Ok(())
@@ -154,6 +159,20 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(AGE, age.parse().unwrap());
         headers
+    }
+
+    #[test]
+    fn of_a_wrong_media_type_clients_are_told_the_beginning() {
+        let refused = |media_type: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, media_type.parse().unwrap());
+            let error = check(StatusCode::OK, &headers).unwrap_err();
+            error.to_string()
+        };
+        let expected = "the HTTP response is \"text/html\", not application/dns-message";
+        assert_eq!(refused("text/html; charset=utf-8"), expected);
+        let long = refused(&format!("text/{}", "x".repeat(16_000)));
+        assert_eq!(long, expected.replace("html", &"x".repeat(59)));
     }
 
     #[test]

@@ -530,6 +530,6 @@ async fn the_error_of_a_known_address_is_told_where_no_bootstrap_server_can_be_a
     endpoint.addresses = vec![server.ip()];
     let link = Link::new(endpoint, authority.trusted(), no_bootstrap());
     let error = link.ask(&query(1, "x")).await.unwrap_err();
-    let expected = "cannot connect: the certificate is for other.example, not for this server";
+    let expected = "cannot connect: the certificate is not for this server";
     assert_eq!(error.to_string(), expected);
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::LinkError;
 use crate::endpoint::{Endpoint, Host, Pin, Transport};
 
-/// Names of a certificate that an error lists.
+/// Names of a certificate that the log lists.
 const MAX_NAMES: usize = 4;
 /// The tag of a SEQUENCE in DER (X.690).
 const DER_SEQUENCE: u8 = 0x30;
@@ -99,6 +99,7 @@ impl Tls {
             pins: endpoint.pins.clone(),
             provider: Arc::clone(&self.provider),
             refusal: Arc::clone(&refusal),
+            said: Mutex::default(),
         };
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(versions)
@@ -201,9 +202,25 @@ struct Verifier {
     pins: Vec<Pin>,
     provider: Arc<CryptoProvider>,
     refusal: Refusal,
+    /// The names of a certificate for others that the log has last.
+    said: Mutex<Option<String>>,
 }
 
 impl Verifier {
+    /// Says in the log whose certificate was shown instead, once as long as it is the same.
+    fn say(&self, name: &ServerName<'_>, why: &Refused) {
+        tracing::debug!(?name, ?why, "the certificate of an upstream is refused");
+        let Some(names) = why.names() else {
+            return;
+        };
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.as_ref() != Some(&names) {
+            let server = name.to_str();
+            tracing::warn!(%server, "an upstream shows a certificate that is for {names}");
+            *said = Some(names);
+        }
+    }
+
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
@@ -284,7 +301,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         self.judge(leaf, others, name, ocsp, now).map_err(|why| {
-            tracing::debug!(?name, ?why, "the certificate of an upstream is refused");
+            self.say(name, &why);
             let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
             *refusal = Some(why.to_string());
             match why {
@@ -323,7 +340,7 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// Why a certificate is refused, in words for who runs the resolver. Clients see them as well, so they
-/// tell no address and not what the server was taken for.
+/// tell no address, not what the server was taken for, and not what it is: that is in the log alone.
 #[derive(Debug)]
 enum Refused {
     KeyNotPinned,
@@ -334,6 +351,25 @@ enum Refused {
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         Self::Invalid(error)
+    }
+}
+
+impl Refused {
+    /// What the certificate is for, if that is not what it should be for.
+    fn names(&self) -> Option<String> {
+        let Self::Invalid(Error::InvalidCertificate(why)) = self else {
+            return None;
+        };
+        let CertificateError::NotValidForNameContext { presented, .. } = why else {
+            return None;
+        };
+        let names: Vec<&str> = presented.iter().filter_map(|name| bare(name)).collect();
+        Some(match names.get(..MAX_NAMES) {
+            _ if presented.is_empty() => "no name".to_owned(),
+            _ if names.is_empty() => "other addresses".to_owned(),
+            None => names.join(", "),
+            Some(first) => format!("{} and others", first.join(", ")),
+        })
     }
 }
 
@@ -349,15 +385,8 @@ impl std::fmt::Display for Refused {
         let Error::InvalidCertificate(why) = error else {
             return error.fmt(f);
         };
-        if let CertificateError::NotValidForNameContext { presented, .. } = why {
-            let names: Vec<&str> = presented.iter().filter_map(|name| bare(name)).collect();
-            let names = match names.get(..MAX_NAMES) {
-                _ if presented.is_empty() => "no name".to_owned(),
-                _ if names.is_empty() => "other addresses".to_owned(),
-                None => names.join(", "),
-                Some(first) => format!("{} and others", first.join(", ")),
-            };
-            return write!(f, "the certificate is for {names}, not for this server");
+        if let CertificateError::NotValidForNameContext { .. } = why {
+            return f.write_str("the certificate is not for this server");
         }
         if let CertificateError::ExpiredContext { time, not_after } = why {
             let days = time.as_secs().saturating_sub(not_after.as_secs()) / 86_400;

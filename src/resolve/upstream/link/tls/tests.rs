@@ -146,11 +146,11 @@ async fn tls_1_2_is_spoken() {
 async fn a_certificate_for_another_name_is_refused() {
     let authority = Authority::new("test authority");
     let identity = authority.issue(&["other.example", "192.0.2.1"]);
-    let expected = "cannot connect: the certificate is for other.example, not for this server";
+    // Clients see this: the names are nothing to them.
+    let expected = "cannot connect: the certificate is not for this server";
     let refused = refusal(identity, &authority.trusted(), vec![]).await;
     assert_eq!(refused, expected);
     let identity = authority.issue(&["192.0.2.1"]);
-    let expected = "cannot connect: the certificate is for other addresses, not for this server";
     let refused = refusal(identity, &authority.trusted(), vec![]).await;
     assert_eq!(refused, expected);
 
@@ -160,8 +160,35 @@ async fn a_certificate_for_another_name_is_refused() {
         ..dot(server)
     };
     let error = outcome(endpoint, &authority.trusted()).await.unwrap_err();
-    let expected = "cannot connect: the certificate is for dns.example, not for this server";
     assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn the_log_lists_what_a_certificate_for_others_is_for() {
+    let names = |presented: &[&str]| {
+        let why = CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from(SERVER_NAME).unwrap(),
+            presented: presented.iter().map(|&name| name.to_owned()).collect(),
+        };
+        Refused::from(Error::InvalidCertificate(why)).names()
+    };
+    let dns = |name: char| format!("DnsName(\"{name}.example\")");
+    let all = ['a', 'b', 'c', 'd', 'e'].map(dns);
+    let all = all.each_ref().map(String::as_str);
+    let address = "IpAddress(192.0.2.1)";
+    for (presented, expected) in [
+        (&[][..], "no name"),
+        (&[address], "other addresses"),
+        (&[all[0], address, all[1]], "a.example, b.example"),
+        (
+            &all,
+            "a.example, b.example, c.example, d.example and others",
+        ),
+    ] {
+        assert_eq!(names(presented).as_deref(), Some(expected));
+    }
+    let other = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+    assert_eq!(Refused::from(other).names(), None);
 }
 
 #[tokio::test]
