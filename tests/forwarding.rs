@@ -344,6 +344,22 @@ async fn the_letter_case_of_upstream_queries_reaches_no_client() {
 }
 
 #[tokio::test]
+async fn all_extended_errors_of_the_upstream_arrive() {
+    let said: Vec<(u16, String)> = (1..9).map(|n| (n, format!("error {n}"))).collect();
+    let options: Vec<u8> = said
+        .iter()
+        .flat_map(|(n, text)| ede_option(*n, text))
+        .collect();
+    let sections = [vec![a(1)], vec![], vec![opt(0, &options)]];
+    let upstream = upstream(REPLY, sections).await;
+    let server = server_for(&upstream);
+    for _ in ["from the upstream", "from the cache"] {
+        let reply = ask(server.address, "example.com", RecordType::A).await;
+        assert_eq!(edes(&reply), said);
+    }
+}
+
+#[tokio::test]
 async fn ad_goes_only_to_those_who_asked_for_it() {
     let upstream = upstream(REPLY | flags::AD, answers([a(1)])).await;
     let server = server_for(&upstream);

@@ -242,13 +242,22 @@ pub async fn ask_tcp(server: SocketAddr, owner: &str, rtype: RecordType) -> Mess
 
 /// INFO-CODE and text of the reply's Extended DNS Error.
 pub fn ede(reply: &Message) -> Option<(u16, String)> {
+    edes(reply).into_iter().next()
+}
+
+/// The same of all.
+pub fn edes(reply: &Message) -> Vec<(u16, String)> {
     use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-    let option = reply.edns.as_ref()?.option(EdnsCode::from(15))?;
-    let EdnsOption::Unknown(15, bytes) = option else {
-        panic!("{option:?}");
+    let options = reply.edns.iter().flat_map(|edns| edns.options().as_ref());
+    let errors = options.filter(|(code, _)| *code == EdnsCode::from(15));
+    let read = |option: &EdnsOption| {
+        let EdnsOption::Unknown(15, bytes) = option else {
+            panic!("{option:?}");
+        };
+        let text = String::from_utf8(bytes[2..].to_vec()).unwrap();
+        (u16::from_be_bytes([bytes[0], bytes[1]]), text)
     };
-    let text = String::from_utf8(bytes[2..].to_vec()).unwrap();
-    Some((u16::from_be_bytes([bytes[0], bytes[1]]), text))
+    errors.map(|(_, option)| read(option)).collect()
 }
 
 pub fn rcode(reply: &Message) -> ResponseCode {
