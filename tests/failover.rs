@@ -11,6 +11,7 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::forward::*;
@@ -21,7 +22,7 @@ use pkbridge::config::Config;
 use pkbridge::endpoint::Endpoint;
 use pkbridge::resolve::{Forward, Strategy, UpstreamSettings, Upstreams};
 use tokio::net::UdpSocket;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// The default of `[upstream] timeout`.
 fn usual_timeout() -> Duration {
@@ -49,6 +50,19 @@ fn questions(upstream: &Upstream) -> usize {
         .iter()
         .filter(|name| !name.contains("loop-test"))
         .count()
+}
+
+/// Answers every question but those for names that begin with `slow`.
+async fn with_slow_names(last: u8) -> Upstream {
+    Upstream::start(move |query, _| {
+        let is_slow = query[13..17].eq_ignore_ascii_case(b"slow");
+        if is_slow {
+            vec![]
+        } else {
+            vec![reply(query, last)]
+        }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -171,4 +185,24 @@ async fn a_server_that_dies_and_returns_is_logged_twice_in_all() {
     assert_eq!(log.lines(&["WARN", &address, "does not answer"]).len(), 1);
     assert_eq!(log.lines(&["INFO", &address, "answers again"]).len(), 1);
     assert_eq!(log.lines(&[]).len(), 2, "{:?}", log.lines(&[]));
+}
+
+#[tokio::test]
+async fn names_that_nobody_answers_do_not_hold_up_the_others() {
+    let upstream = with_slow_names(1).await;
+    let upstreams = Arc::new(upstreams(&[upstream.address]));
+    for number in 0..600 {
+        let upstreams = Arc::clone(&upstreams);
+        tokio::spawn(async move {
+            // For 20 s.
+            let asked = question(&format!("slow{number}.example"));
+            let _ = upstreams.forward(&asked).await;
+        });
+    }
+    until("all are asked", async || questions(&upstream) >= 600).await;
+    for number in 0..20 {
+        let owner = named(number);
+        let answer = timeout(PATIENCE / 4, address(&upstreams, &owner)).await;
+        assert_eq!(answer.expect("held up"), 1);
+    }
 }
