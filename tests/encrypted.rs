@@ -277,3 +277,29 @@ async fn a_reset_in_the_middle_of_a_message_costs_one_query_at_most() {
         assert_eq!(address(&upstreams, "last.example").await, 1, "{way:?}");
     }
 }
+
+#[tokio::test]
+async fn a_wrong_path_is_logged_and_its_server_is_no_favourite() {
+    let log = Log::capture();
+    let server = Encrypted::start(Way::Https, |_| Act::Status(404)).await;
+    let second = answering(2).await;
+    let alone = server.before(&[]);
+    let both = server.before(&[second.address]);
+    for number in 0..20 {
+        let asked = question(&format!("n{number}.example"));
+        let failure = alone.forward(&asked).await.unwrap_err();
+        assert!(failure.to_string().contains("HTTP status 404"), "{failure}");
+    }
+    assert!(alone.is_down_for(&name("a.example")));
+    let address_text = server.address.to_string();
+    let warnings = log.lines(&["WARN", &address_text, "HTTP status 404"]);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    let before = server.asked.lock().unwrap().len();
+    for number in 0..20 {
+        assert_eq!(address(&both, &format!("n{number}.example")).await, 2);
+    }
+    assert_eq!(log.lines(&["WARN"]).len(), 2, "one for each `Upstreams`");
+    // The first time, and to see whether it still does: after 1 s, then ever more seldom.
+    let asked = server.asked.lock().unwrap().len() - before;
+    assert!(asked < 10, "{asked}");
+}

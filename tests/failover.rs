@@ -188,6 +188,36 @@ async fn a_server_that_dies_and_returns_is_logged_twice_in_all() {
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_everything_is_logged_once_and_when_that_ends() {
+    for (rcode, text) in [(5, "Query Refused"), (2, "Server Failure")] {
+        let log = Log::capture();
+        let upstream = Upstream::start(move |query, _| {
+            let is_good = query[13..17].eq_ignore_ascii_case(b"good");
+            let rcode = if is_good { 0 } else { rcode };
+            vec![reply_with(query, 1, rcode, &[])]
+        })
+        .await;
+        let upstreams = upstreams(&[upstream.address]);
+        let ask_all = async |prefix: &str, count| {
+            for number in 0..count {
+                let asked = question(&format!("{prefix}{number}.example"));
+                upstreams.forward(&asked).await.unwrap();
+            }
+        };
+        ask_all("bad", 10).await;
+        ask_all("good", 1).await;
+        ask_all("bad", 10).await;
+        assert_eq!(log.lines(&[]), [""; 0], "some names fail");
+        ask_all("bad", 50).await;
+        let address = upstream.address.to_string();
+        assert_eq!(log.lines(&["WARN", &address, text]).len(), 1);
+        ask_all("good", 50).await;
+        assert_eq!(log.lines(&["INFO", &address]).len(), 1);
+        assert_eq!(log.lines(&[]).len(), 2, "{:?}", log.lines(&[]));
+    }
+}
+
+#[tokio::test]
 async fn names_that_nobody_answers_do_not_hold_up_the_others() {
     let upstream = with_slow_names(1).await;
     let upstreams = Arc::new(upstreams(&[upstream.address]));

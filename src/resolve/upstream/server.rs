@@ -82,8 +82,11 @@ impl Trouble {
 impl From<LinkError> for Trouble {
     fn from(error: LinkError) -> Self {
         match &error {
-            LinkError::Connect(_) | LinkError::Lost(_) => Self::Unreachable(error.to_string()),
-            LinkError::Status(_) | LinkError::Answer(_) => Self::Unusable(error.to_string()),
+            // Whoever answers with a status, as for a wrong path, is no resolver.
+            LinkError::Connect(_) | LinkError::Lost(_) | LinkError::Status(_) => {
+                Self::Unreachable(error.to_string())
+            }
+            LinkError::Answer(_) => Self::Unusable(error.to_string()),
         }
     }
 }
@@ -158,22 +161,42 @@ impl Server {
 
     fn take_note(&self, result: &Result<Response, Trouble>, asked: Instant, spoke: bool) {
         let now = Instant::now();
-        let server = &self.endpoint;
         match result {
-            Ok(_) => {
-                let change = self.pulse().answered(now, now.duration_since(asked));
-                if change == Some(Change::Answers) {
-                    tracing::info!(%server, "an upstream answers again");
-                }
-            }
+            Ok(response) => self.note_answer(response, now, asked),
             // What is wrong with one answer says nothing of the next one.
             Err(Trouble::Unusable(_) | Trouble::Busy) => {}
             Err(Trouble::TimedOut | Trouble::Unreachable(_)) if spoke => {}
             Err(trouble @ (Trouble::TimedOut | Trouble::Unreachable(_))) => {
-                if self.pulse().failed(now, asked) == Some(Change::Fails) {
-                    tracing::warn!(%server, %trouble, "an upstream does not answer");
-                }
+                let change = self.pulse().failed(now, asked);
+                self.warn_of(change, trouble);
             }
+        }
+    }
+
+    fn note_answer(&self, response: &Response, now: Instant, asked: Instant) {
+        let server = &self.endpoint;
+        let mut pulse = self.pulse();
+        let answers = pulse.answered(now, now.duration_since(asked));
+        let refuses = pulse.refused(response.is_server_failure());
+        drop(pulse);
+        if answers == Some(Change::Answers) {
+            tracing::info!(%server, "an upstream answers again");
+        }
+        match refuses {
+            Some(Change::Refuses) => {
+                let rcode: ResponseCode = response.rcode.into();
+                tracing::warn!(%server, %rcode, "an upstream answers no question that it is asked");
+            }
+            Some(Change::Serves) => {
+                tracing::info!(%server, "an upstream has answers to questions again");
+            }
+            Some(Change::Fails | Change::Answers) | None => {}
+        }
+    }
+
+    fn warn_of(&self, change: Option<Change>, trouble: &Trouble) {
+        if change == Some(Change::Fails) {
+            tracing::warn!(server = %self.endpoint, %trouble, "an upstream does not answer");
         }
     }
 
