@@ -188,6 +188,24 @@ async fn a_server_that_dies_and_returns_is_logged_twice_in_all() {
 }
 
 #[tokio::test]
+async fn slow_names_do_not_put_a_good_server_down() {
+    let log = Log::capture();
+    let upstream = with_slow_names(1).await;
+    let upstreams = Upstreams::new(UpstreamSettings {
+        timeout: Duration::from_millis(600),
+        ..settings(&[upstream.address])
+    });
+    assert_eq!(address(&upstreams, "first.example").await, 1);
+    for number in 0..6 {
+        // Nothing else is asked meanwhile.
+        let asked = question(&format!("slow{number}.example"));
+        upstreams.forward(&asked).await.unwrap_err();
+        assert!(!upstreams.is_down_for(&name("a.example")), "{number}");
+    }
+    assert_eq!(log.lines(&[]), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_everything_is_logged_once_and_when_that_ends() {
     for (rcode, text) in [(5, "Query Refused"), (2, "Server Failure")] {
         let log = Log::capture();

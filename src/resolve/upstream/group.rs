@@ -273,9 +273,14 @@ impl Group {
             };
             if server.pulse().take_probe(now, measures) {
                 let (server, question) = (Arc::clone(server), question.clone());
+                let (loops, domain) = (Arc::clone(&self.loops), self.domain.clone());
                 tokio::spawn(async move {
-                    // Its answer is not needed.
-                    let _ = server.ask(&question, deadline).await;
+                    // The answer is not needed.
+                    let answer = server.ask(&question, deadline).await;
+                    if matches!(answer, Err(Trouble::TimedOut)) && !server.pulse().is_failing() {
+                        // Nobody has waited for it, and seen whether the name is slow or the server.
+                        loops.test(&server, domain.as_ref());
+                    }
                     server.pulse().probed();
                 });
             }

@@ -101,6 +101,16 @@ impl Pulse {
         (self.refusals == MAX_REFUSALS).then_some(Change::Refuses)
     }
 
+    /// Takes that there was silence after a question of this time. It may be the name that is slow: a
+    /// server fails if it has been sent a test question since, and has not answered that either.
+    pub(super) fn silent(&mut self, now: Instant, asked: Instant) -> Option<Change> {
+        let is_tested = self.loop_tested.is_some_and(|tested| tested >= asked);
+        if is_tested || self.is_failing() {
+            return self.failed(now, asked);
+        }
+        None
+    }
+
     /// Takes that a question of this time was not answered.
     pub(super) fn failed(&mut self, now: Instant, asked: Instant) -> Option<Change> {
         if self.answered.is_some_and(|answered| answered >= asked) {
@@ -247,6 +257,31 @@ mod tests {
         assert!(!pulse.is_failing());
         let change = pulse.failed(asked + 4000 * MS, asked + 2 * MS);
         assert_eq!(change, Some(Change::Fails));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_name_is_no_failure_of_its_server() {
+        let mut pulse = Pulse::default();
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            let asked = now;
+            let tested = pulse.take_loop_test(asked + 300 * MS, 1000 * MS);
+            if tested {
+                pulse.answered(asked + 310 * MS, 10 * MS);
+            }
+            now = asked + 2000 * MS;
+            assert_eq!(pulse.silent(now, asked), None);
+            // No test could be sent after this one.
+            assert_eq!(pulse.silent(now, asked + 320 * MS), None);
+            now += 100 * MS;
+        }
+        assert!(!pulse.is_failing());
+        // Neither the name nor the test is answered.
+        assert!(pulse.take_loop_test(now + 300 * MS, 1000 * MS));
+        assert_eq!(pulse.silent(now + 2000 * MS, now), Some(Change::Fails));
+        let later = now + 60_000 * MS;
+        assert_eq!(pulse.silent(later, later - 2000 * MS), None);
+        assert_eq!(pulse.answered(later, MS), Some(Change::Answers));
     }
 
     #[tokio::test(start_paused = true)]

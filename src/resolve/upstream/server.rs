@@ -166,7 +166,8 @@ impl Server {
             // What is wrong with one answer says nothing of the next one.
             Err(Trouble::Unusable(_) | Trouble::Busy) => {}
             Err(Trouble::TimedOut | Trouble::Unreachable(_)) if spoke => {}
-            Err(trouble @ (Trouble::TimedOut | Trouble::Unreachable(_))) => {
+            Err(Trouble::TimedOut) => self.note_silence(asked),
+            Err(trouble @ Trouble::Unreachable(_)) => {
                 let change = self.pulse().failed(now, asked);
                 self.warn_of(change, trouble);
             }
@@ -192,6 +193,12 @@ impl Server {
             }
             Some(Change::Fails | Change::Answers) | None => {}
         }
+    }
+
+    /// Takes note of silence after a question of this time.
+    pub(super) fn note_silence(&self, asked: Instant) {
+        let change = self.pulse().silent(Instant::now(), asked);
+        self.warn_of(change, &Trouble::TimedOut);
     }
 
     fn warn_of(&self, change: Option<Change>, trouble: &Trouble) {
