@@ -309,6 +309,57 @@ async fn the_client_gets_its_own_id_and_spelling() {
 }
 
 #[tokio::test]
+async fn the_letter_case_of_upstream_queries_reaches_no_client() {
+    // Copies names out of the question instead of pointing there.
+    let upstream = Upstream::start(|query, _| {
+        let question = wire::plain_question(query).unwrap();
+        let owner = &query[question.start..question.end - 4];
+        let zone = &owner[1 + usize::from(owner[0])..];
+        let sections = [
+            vec![record(owner, 1, TTL, &[192, 0, 2, 1])],
+            vec![record(zone, 2, TTL, b"\x02ns\0")],
+            vec![],
+        ];
+        vec![message(query, REPLY, &sections)]
+    })
+    .await;
+    let server = server_for(&upstream);
+    let asked = "Some-Host-With-Letters.A-Zone-With-Letters.Example.COM";
+    for _ in ["from the upstream", "from the cache"] {
+        let reply = ask(server.address, asked, RecordType::A).await;
+        assert_eq!(reply.queries[0].name().to_ascii(), format!("{asked}."));
+        let owners = [&reply.answers[0], &reply.authorities[0]];
+        let owners = owners.map(|record| record.name.to_ascii());
+        let lower = format!("{}.", asked.to_lowercase());
+        let (_, zone) = lower.split_once('.').unwrap();
+        assert_eq!(owners, [lower.as_str(), zone]);
+    }
+    let sent = upstream.asked.lock().unwrap()[0].message();
+    let sent = sent.queries[0].name().to_ascii();
+    assert_ne!(
+        sent,
+        sent.to_lowercase(),
+        "there was no letter case to hide"
+    );
+}
+
+#[tokio::test]
+async fn all_extended_errors_of_the_upstream_arrive() {
+    let said: Vec<(u16, String)> = (1..9).map(|n| (n, format!("error {n}"))).collect();
+    let options: Vec<u8> = said
+        .iter()
+        .flat_map(|(n, text)| ede_option(*n, text))
+        .collect();
+    let sections = [vec![a(1)], vec![], vec![opt(0, &options)]];
+    let upstream = upstream(REPLY, sections).await;
+    let server = server_for(&upstream);
+    for _ in ["from the upstream", "from the cache"] {
+        let reply = ask(server.address, "example.com", RecordType::A).await;
+        assert_eq!(edes(&reply), said);
+    }
+}
+
+#[tokio::test]
 async fn ad_goes_only_to_those_who_asked_for_it() {
     let upstream = upstream(REPLY | flags::AD, answers([a(1)])).await;
     let server = server_for(&upstream);

@@ -17,79 +17,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::forward::*;
 use common::*;
 use futures_util::future::join_all;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use pkbridge::endpoint::Endpoint;
-use pkbridge::resolve::{
-    Forward, ForwardRule, Question, Response, Strategy, Tls, UpstreamSettings, Upstreams,
-};
-use pkbridge::wire::{self, Layout, Section, flags};
+use pkbridge::resolve::{Forward, ForwardRule, Question, Strategy, UpstreamSettings, Upstreams};
+use pkbridge::wire::{self, Layout};
 use tokio::net::UdpSocket;
 
-/// The flag word of a recursive resolver's reply.
-const REPLY: u16 = flags::QR | flags::RD | flags::RA;
 /// A name with so many letters that their case cannot be guessed.
 const LONG: &str = "abcdefghijklmnopqrstuvwxyz.abcdefghijklmnopqrstuvwxyz.example";
 /// The last byte of the address in an answer that must not be believed.
 const FORGED: u8 = 66;
-/// The option COOKIE.
-const COOKIE: u16 = 10;
-
-fn upstreams(servers: &[SocketAddr]) -> Upstreams {
-    Upstreams::new(settings(servers))
-}
-
-fn settings(servers: &[SocketAddr]) -> UpstreamSettings {
-    UpstreamSettings {
-        servers: servers.iter().copied().map(Endpoint::plain).collect(),
-        rules: Vec::new(),
-        strategy: Strategy::Fastest,
-        timeout: PATIENCE,
-        tls: Arc::new(Tls::new(None).unwrap()),
-        bootstrap: Vec::new(),
-    }
-}
-
-fn question(owner: &str) -> Question {
-    Question {
-        name: name(owner),
-        rtype: RecordType::A,
-        dnssec_ok: false,
-        checking_disabled: false,
-    }
-}
-
-/// The last byte of the address that the upstreams give for a name.
-async fn address(upstreams: &Upstreams, owner: &str) -> u8 {
-    let response = upstreams.forward(&question(owner)).await.unwrap();
-    last_byte(&response)
-}
-
-fn last_byte(response: &Response) -> u8 {
-    let record = response.layout.section(Section::Answer).next().unwrap();
-    *response.wire[record.rdata.clone()].last().unwrap()
-}
-
-/// A reply with `192.0.2.<last>` and an OPT with these options.
-fn reply_with(query: &[u8], last: u8, rcode: u16, options: &[u8]) -> Vec<u8> {
-    let question = wire::plain_question(query).unwrap();
-    let mut message = query[..2].to_vec();
-    message.extend((REPLY | (rcode & 0xf)).to_be_bytes());
-    message.extend([0, 1, 0, 1, 0, 0, 0, 1]);
-    message.extend(&query[question]);
-    message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, last]);
-    let high = u8::try_from(rcode >> 4).unwrap();
-    message.extend([0, 0, 41, 4, 0xd0, high, 0, 0, 0]);
-    message.extend(u16::try_from(options.len()).unwrap().to_be_bytes());
-    message.extend(options);
-    message
-}
-
-fn reply(query: &[u8], last: u8) -> Vec<u8> {
-    reply_with(query, last, 0, &[])
-}
 
 /// The same with the question in lower case.
 fn in_lower_case(mut reply: Vec<u8>) -> Vec<u8> {
@@ -98,24 +39,11 @@ fn in_lower_case(mut reply: Vec<u8>) -> Vec<u8> {
     reply
 }
 
-async fn answering(last: u8) -> Upstream {
-    Upstream::start(move |query, _| vec![reply(query, last)]).await
-}
-
 fn cookie_option(cookie: &[u8]) -> Vec<u8> {
     let mut option = COOKIE.to_be_bytes().to_vec();
     option.extend(u16::try_from(cookie.len()).unwrap().to_be_bytes());
     option.extend(cookie);
     option
-}
-
-/// The cookie of a query.
-fn cookie_of(query: &[u8]) -> Option<Vec<u8>> {
-    let layout = Layout::read(query).unwrap();
-    let opt = layout.records.iter().find(|record| record.rtype == 41)?;
-    let options = &query[opt.rdata.clone()];
-    let is_cookie = options.get(..2) == Some(&COOKIE.to_be_bytes());
-    is_cookie.then(|| options[4..4 + usize::from(options[3])].to_vec())
 }
 
 /// How each query came, and its cookie.
@@ -540,6 +468,40 @@ async fn a_loop_through_another_forwarder_is_found_and_no_storm() {
 }
 
 #[tokio::test]
+async fn a_loop_is_logged_once_with_what_to_change() {
+    let log = Log::capture();
+    let relay = Relay::start().await;
+    let server = Running::start(forwarding_to(relay.address));
+    *relay.target.lock().unwrap() = Some(server.address);
+    for number in 0..50 {
+        assert_loop(server.address, &format!("n{number}.example")).await;
+    }
+    let errors = log.lines(&["ERROR"]);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("[upstream] servers"), "{errors:?}");
+    assert!(errors[0].contains(&relay.address.to_string()), "{errors:?}");
+}
+
+#[tokio::test]
+async fn a_loop_of_a_domains_own_servers_is_found() {
+    let relay = Relay::start().await;
+    let good = answering(1).await;
+    let mut config = forwarding_to(good.address);
+    config.forward = vec![pkbridge::config::ForwardRule {
+        domains: vec!["lan".to_owned()],
+        servers: vec![Endpoint::plain(relay.address)],
+    }];
+    let server = Running::start(config);
+    *relay.target.lock().unwrap() = Some(server.address);
+    assert_loop(server.address, "nas.lan").await;
+    let passed = relay.passed.load(Ordering::SeqCst);
+    assert_loop(server.address, "printer.lan").await;
+    assert_eq!(relay.passed.load(Ordering::SeqCst), passed);
+    let reply = ask(server.address, "a.example", RecordType::A).await;
+    assert_eq!(rcode(&reply), ResponseCode::NoError);
+}
+
+#[tokio::test]
 async fn two_that_forward_to_each_other_find_out() {
     let relay = Relay::start().await;
     let second = Running::start(forwarding_to(relay.address));
@@ -680,6 +642,16 @@ async fn one_forged_datagram_does_not_end_mixed_case_where_there_is_no_tcp() {
 }
 
 #[tokio::test]
+async fn a_second_answer_is_nobodys() {
+    let upstream = Upstream::start(|query, _| vec![reply(query, 1), reply(query, FORGED)]).await;
+    let upstreams = upstreams(&[upstream.address]);
+    for number in 0..20 {
+        assert_eq!(address(&upstreams, &format!("n{number}.example")).await, 1);
+    }
+    assert_eq!(ways(&upstream), [Via::Udp; 20]);
+}
+
+#[tokio::test]
 async fn the_type_of_a_question_is_not_a_letter() {
     // HTTPS is 65, and 97 is its lower case.
     let upstream = Upstream::start(|query, _| {
@@ -726,7 +698,11 @@ async fn silence_of_all_is_always_noticed() {
         });
         let failure = upstreams.forward(&question("a.example")).await.unwrap_err();
         assert_eq!(failure.ede().code, 22, "{failure}");
-        assert!(upstreams.is_down_for(&name("a.example")));
+        // At once, or when a test question has not been answered either.
+        until("it is noticed", async || {
+            upstreams.is_down_for(&name("a.example"))
+        })
+        .await;
     }
 }
 

@@ -40,8 +40,8 @@ pub(super) const MAX_PROBLEMS: usize = 100;
 /// Port of an address that is written without one.
 pub(super) use crate::endpoint::DNS_PORT;
 
-/// `listen.max-tcp-connections`: 512 by default, so that with the sockets of upstream queries the
-/// usual limit of 1024 open files is kept; at least 1, as a DNS server must serve TCP (RFC 7766 section
+/// `listen.max-tcp-connections`: 512 by default, half of the usual limit of 1024 open files, which leaves
+/// the rest for upstream queries; at least 1, as a DNS server must serve TCP (RFC 7766 section
 /// 5); at most 65,535, beyond which no host of this kind is in use.
 pub(super) const TCP_CONNECTIONS: NumberLimit<usize> = NumberLimit {
     default: 512,

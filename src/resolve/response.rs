@@ -142,13 +142,36 @@ pub(super) fn accept(query: &Query, message: &[u8], question: &Question) -> Verd
         wire::write_at(&mut wire, HEADER_LEN, &question);
     }
     match take_opt(wire) {
-        Some(response) => Verdict::Answer(Response {
-            keeps_case,
-            ..response
-        }),
+        Some(mut response) => {
+            lower_owners(&mut response, query, &question);
+            Verdict::Answer(Response {
+                keeps_case,
+                ..response
+            })
+        }
         // Whoever cannot tell the case of the letters does not end the query with garbage.
         None if keeps_case => Verdict::Malformed,
         None => Verdict::NotOurs,
+    }
+}
+
+/// Some servers write owner names out instead of pointing at the question: those that are the asked name,
+/// or end it, are put in lower case, for the letter case of the query is nobody else's affair.
+fn lower_owners(response: &mut Response, query: &Query, question: &[u8]) {
+    let name = |question| <[u8]>::split_last_chunk::<4>(question).map_or(&[][..], |(name, _)| name);
+    let (sent, plain) = (name(query.question()), name(question));
+    if sent == plain {
+        return;
+    }
+    for record in &response.layout.records {
+        let is_pointer = response.wire.get(record.start).is_none_or(|b| *b > 63);
+        // Type and class, two bytes each, stand between the owner and the TTL.
+        let owner = record.start..record.ttl_at - 4;
+        if is_pointer || !sent.ends_with(response.wire.get(owner.clone()).unwrap_or(&[0xff])) {
+            continue;
+        }
+        let lower = plain.get(plain.len().saturating_sub(owner.len())..);
+        wire::write_at(&mut response.wire, owner.start, lower.unwrap_or_default());
     }
 }
 
@@ -323,6 +346,68 @@ mod tests {
         assert!(matches!(verdict(|m| m[2] |= 2), Verdict::Truncated));
         assert!(matches!(verdict(|m| m[7] = 9), Verdict::Malformed));
         assert!(matches!(verdict(|m| m.truncate(40)), Verdict::Malformed));
+    }
+
+    #[test]
+    fn owners_in_the_letter_case_of_the_query_are_put_in_lower_case() {
+        let style = Style {
+            mixes_case: true,
+            ..Style::default()
+        };
+        let query = Query::new(Peer::Resolver, &question(), &style);
+        let mut message = query.bytes()[..HEADER_LEN].to_vec();
+        message[2] |= 0x80;
+        message[6..12].copy_from_slice(&[0, 5, 0, 0, 0, 0]);
+        let asked = query.question();
+        message.extend(asked);
+        let name = &asked[..asked.len() - 4];
+        let owners: [&[u8]; 5] = [
+            &[0xc0, 12],
+            name,
+            &name[8..],
+            &[0],
+            // Of the server's own making.
+            b"\x01X\xc0\x0c",
+        ];
+        for owner in owners {
+            message.extend(owner);
+            message.extend([0, 1, 0, 1, 0, 0, 1, 0, 0, 4, 192, 0, 2, 1]);
+        }
+        let Verdict::Answer(response) = accept(&query, &message, &question()) else {
+            panic!("refused");
+        };
+        let owner = |record: &RecordAt| wire::read_name(&response.wire, record.start).unwrap().0;
+        let owners: Vec<String> = response
+            .layout
+            .records
+            .iter()
+            .map(|record| owner(record).to_ascii())
+            .collect();
+        let expected = [
+            "example.com.",
+            "example.com.",
+            "com.",
+            ".",
+            "X.example.com.",
+        ];
+        assert_eq!(owners, expected);
+        assert_eq!(response.wire.len(), message.len());
+    }
+
+    #[test]
+    fn rfc4035_4_9_3_ad_is_taken_away_if_somebody_could_have_set_it() {
+        let query = query();
+        let mut reply = reply(&query);
+        reply[2] |= 0x04;
+        reply[3] |= 0x20;
+        for is_way_safe in [true, false] {
+            let response = Response::from_message(reply.clone()).unwrap();
+            let response = response.for_clients(is_way_safe);
+            let header = Header::read(&response.wire).unwrap();
+            assert_eq!(header, response.layout.header);
+            assert_eq!(header.has(flags::AD), is_way_safe);
+            assert!(!header.has(flags::AA));
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
     reason = "test support: a test that fails tells enough, and no test uses all of it"
 )]
 
+pub mod forward;
 pub mod front;
 
 use std::collections::VecDeque;
@@ -254,13 +255,22 @@ pub async fn ask_tcp(server: SocketAddr, owner: &str, rtype: RecordType) -> Mess
 
 /// INFO-CODE and text of the reply's Extended DNS Error.
 pub fn ede(reply: &Message) -> Option<(u16, String)> {
+    edes(reply).into_iter().next()
+}
+
+/// The same of all.
+pub fn edes(reply: &Message) -> Vec<(u16, String)> {
     use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-    let option = reply.edns.as_ref()?.option(EdnsCode::from(15))?;
-    let EdnsOption::Unknown(15, bytes) = option else {
-        panic!("{option:?}");
+    let options = reply.edns.iter().flat_map(|edns| edns.options().as_ref());
+    let errors = options.filter(|(code, _)| *code == EdnsCode::from(15));
+    let read = |option: &EdnsOption| {
+        let EdnsOption::Unknown(15, bytes) = option else {
+            panic!("{option:?}");
+        };
+        let text = String::from_utf8(bytes[2..].to_vec()).unwrap();
+        (u16::from_be_bytes([bytes[0], bytes[1]]), text)
     };
-    let text = String::from_utf8(bytes[2..].to_vec()).unwrap();
-    Some((u16::from_be_bytes([bytes[0], bytes[1]]), text))
+    errors.map(|(_, option)| read(option)).collect()
 }
 
 pub fn rcode(reply: &Message) -> ResponseCode {
@@ -290,7 +300,16 @@ pub enum Via {
 pub struct Upstream {
     pub address: SocketAddr,
     pub asked: Arc<Mutex<VecDeque<Asked>>>,
+    pace: Arc<Mutex<Pace>>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// When an upstream's datagrams come.
+#[derive(Debug, Clone, Copy)]
+pub enum Pace {
+    AtOnce,
+    After(Duration),
+    Never,
 }
 
 #[derive(Debug, Clone)]
@@ -312,14 +331,15 @@ impl Upstream {
     ) -> Self {
         let script: Script = Arc::new(script);
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let udp = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
                 break (udp, tcp);
             }
         };
         let address = udp.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(VecDeque::new()));
-        let (remember, udp_script) = (asked.clone(), script.clone());
+        let pace = Arc::new(Mutex::new(Pace::AtOnce));
+        let (remember, udp_script, udp_pace) = (asked.clone(), script.clone(), pace.clone());
         let over_udp = tokio::spawn(async move {
             let mut buffer = vec![0; 65_535];
             loop {
@@ -331,8 +351,22 @@ impl Upstream {
                     .lock()
                     .unwrap()
                     .push_back(Asked { bytes, from, via });
-                for reply in replies {
-                    udp.send_to(&reply, from).await.unwrap();
+                let pace = *udp_pace.lock().unwrap();
+                let udp = udp.clone();
+                let send = async move {
+                    for reply in replies {
+                        udp.send_to(&reply, from).await.unwrap();
+                    }
+                };
+                match pace {
+                    Pace::AtOnce => send.await,
+                    Pace::After(delay) => {
+                        tokio::spawn(async move {
+                            tokio::time::sleep(delay).await;
+                            send.await;
+                        });
+                    }
+                    Pace::Never => {}
                 }
             }
         });
@@ -361,6 +395,7 @@ impl Upstream {
         Self {
             address,
             asked,
+            pace,
             tasks: vec![over_udp, over_tcp],
         }
     }
@@ -377,6 +412,11 @@ impl Upstream {
             vec![reply.to_vec().unwrap()]
         })
         .await
+    }
+
+    /// From now on its datagrams come like this.
+    pub fn answers(&self, pace: Pace) {
+        *self.pace.lock().unwrap() = pace;
     }
 
     /// Names asked so far, in lower case.

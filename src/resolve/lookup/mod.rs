@@ -38,8 +38,8 @@ const MAX_ALIASES: usize = 12;
 /// How long the answer is kept that a key's packet cannot be had, in seconds.
 const FAILURE_TTL: u32 = 5;
 
-/// Extended DNS Errors in one answer.
-const MAX_EDES: usize = 3;
+/// Extended DNS Errors in one answer: more than any honest server sends.
+const MAX_EDES: usize = 16;
 /// Longest wait for what only makes an answer better.
 const EXTRAS_TIMEOUT: Duration = Duration::from_millis(1500);
 

@@ -123,7 +123,8 @@ impl Group {
         let (mut is_late, mut is_overdue) = (false, false);
         loop {
             for _ in 0..std::mem::take(&mut start) {
-                while left.next_if(|turn| who.has_refused(turn.index)).is_some() {}
+                let falls_out = |turn: &Turn| who.has_refused(turn.index) || !self.has_room(turn);
+                while left.next_if(falls_out).is_some() {}
                 // Nobody is asked again while an answer may still come in time.
                 let may = |turn: &Turn| turn.round == 0 || is_overdue || running.is_empty();
                 let Some(turn) = left.next_if(may) else {
@@ -201,6 +202,12 @@ impl Group {
         patience.min(self.timeout / 3)
     }
 
+    /// Whether the server has a place for the question: for the first time it waits for one.
+    fn has_room(&self, turn: &Turn) -> bool {
+        let server = self.servers.get(turn.index);
+        turn.round == 0 || server.is_some_and(|server| server.has_room_for_more())
+    }
+
     /// Whether none of them has answered the last question that it got.
     pub(super) fn is_down(&self) -> bool {
         let is_down = |server: &Arc<Server>| {
@@ -266,9 +273,14 @@ impl Group {
             };
             if server.pulse().take_probe(now, measures) {
                 let (server, question) = (Arc::clone(server), question.clone());
+                let (loops, domain) = (Arc::clone(&self.loops), self.domain.clone());
                 tokio::spawn(async move {
-                    // Its answer is not needed.
-                    let _ = server.ask(&question, deadline).await;
+                    // The answer is not needed.
+                    let answer = server.ask(&question, deadline).await;
+                    if matches!(answer, Err(Trouble::TimedOut)) && !server.pulse().is_failing() {
+                        // Nobody has waited for it, and seen whether the name is slow or the server.
+                        loops.test(&server, domain.as_ref());
+                    }
                     server.pulse().probed();
                 });
             }
@@ -393,6 +405,9 @@ fn ask(index: usize, server: Arc<Server>, question: Question, deadline: Instant)
 }
 
 fn failure(troubles: &[Trouble]) -> Failure {
+    if !troubles.is_empty() && troubles.iter().all(|trouble| *trouble == Trouble::Busy) {
+        return Failure::Overloaded;
+    }
     let errors = troubles
         .iter()
         .filter(|trouble| **trouble != Trouble::TimedOut);
@@ -494,6 +509,17 @@ mod tests {
         assert_eq!(plan(&group), (vec![1], vec![]));
         group.servers[1].pulse().loops(Instant::now());
         assert_eq!(plan(&group), (vec![], vec![]));
+    }
+
+    #[test]
+    fn too_many_questions_under_way_is_pkbridges_own_state() {
+        let busy = || Trouble::Busy;
+        assert_eq!(failure(&[busy(), busy()]), Failure::Overloaded);
+        assert!(!failure(&[busy()]).is_cacheable());
+        for other in [Trouble::TimedOut, Trouble::Unreachable("no".to_owned())] {
+            assert_ne!(failure(&[busy(), other]), Failure::Overloaded);
+        }
+        assert_ne!(failure(&[]), Failure::Overloaded);
     }
 
     #[tokio::test(start_paused = true)]

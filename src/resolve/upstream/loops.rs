@@ -1,7 +1,8 @@
 //! Forwarding loops: an upstream that sends our questions back to us, itself or through others.
 //!
 //! A server that is slower than usual gets a test question, for a name that nobody else asks. If that
-//! name is asked of us, the server loops. A question that loops cannot multiply: it meets its own
+//! name is asked of us, the server loops. If it is answered, it was the other name that is slow, and not
+//! the server. A question that loops cannot multiply: it meets its own
 //! lookup under way and waits with it.
 
 use std::collections::HashMap;
@@ -12,15 +13,16 @@ use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::server::Server;
+use super::server::{Server, Trouble};
 use crate::resolve::answers::Question;
 
 /// Test questions under way at once. They are rare: beyond this number no more are sent.
 const MAX_TESTS: usize = 64;
 /// How long a test question may take. One that loops is back within milliseconds.
 const TEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// No server gets more than one in this time.
-const TEST_PAUSE: Duration = Duration::from_secs(10);
+/// No server gets more than one in this time. Shorter than a question may take, so that nearly every one
+/// that is slow has a test of its own.
+const TEST_PAUSE: Duration = Duration::from_secs(1);
 /// Below this name there is nothing (RFC 6761 section 6.5), and every forwarder forwards it.
 const TEST_DOMAIN: &str = "loop-test.pkbridge.example.";
 
@@ -68,6 +70,9 @@ impl Loops {
             };
             let answer = server.ask(&question, now + TEST_TIMEOUT).await;
             let test = loops.lock().remove(&name);
+            if matches!(answer, Err(Trouble::TimedOut)) {
+                server.note_silence(now);
+            }
             let is_cured = answer.is_ok() && test.is_some_and(|test| !test.came_back);
             if is_cured && server.pulse().loops_no_more() {
                 let server = server.endpoint();

@@ -21,6 +21,9 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long a server that sends our questions back to us is left alone before it is tested again.
 const LOOP_PAUSE: Duration = Duration::from_secs(60);
+/// SERVFAIL, REFUSED and their like, one after the other, before an operator is told: single names often
+/// fail, and a server that is not to be asked refuses all.
+const MAX_REFUSALS: u32 = 16;
 
 /// What is known of a server's health.
 #[derive(Debug, Default)]
@@ -31,6 +34,8 @@ pub(super) struct Pulse {
     /// Failures since the last answer, one after the other.
     failures: u32,
     failed: Option<Instant>,
+    /// Answers since the last good one, one after the other.
+    refusals: u32,
     /// When it is tried again, if it fails.
     retry: Option<Instant>,
     loops_until: Option<Instant>,
@@ -52,6 +57,10 @@ pub(super) enum Change {
     Fails,
     /// It answers again.
     Answers,
+    /// It answers, and nothing of use.
+    Refuses,
+    /// Its answers are of use again.
+    Serves,
 }
 
 impl Pulse {
@@ -80,6 +89,26 @@ impl Pulse {
         self.failures = 0;
         self.retry = None;
         change
+    }
+
+    /// Takes whether an answer was a server's failure.
+    pub(super) fn refused(&mut self, refused: bool) -> Option<Change> {
+        if !refused {
+            let before = std::mem::take(&mut self.refusals);
+            return (before >= MAX_REFUSALS).then_some(Change::Serves);
+        }
+        self.refusals = self.refusals.saturating_add(1);
+        (self.refusals == MAX_REFUSALS).then_some(Change::Refuses)
+    }
+
+    /// Takes that there was silence after a question of this time. It may be the name that is slow: a
+    /// server fails if it has been sent a test question since, and has not answered that either.
+    pub(super) fn silent(&mut self, now: Instant, asked: Instant) -> Option<Change> {
+        let is_tested = self.loop_tested.is_some_and(|tested| tested >= asked);
+        if is_tested || self.is_failing() {
+            return self.failed(now, asked);
+        }
+        None
     }
 
     /// Takes that a question of this time was not answered.
@@ -228,6 +257,52 @@ mod tests {
         assert!(!pulse.is_failing());
         let change = pulse.failed(asked + 4000 * MS, asked + 2 * MS);
         assert_eq!(change, Some(Change::Fails));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_name_is_no_failure_of_its_server() {
+        let mut pulse = Pulse::default();
+        let mut now = Instant::now();
+        for _ in 0..10 {
+            let asked = now;
+            let tested = pulse.take_loop_test(asked + 300 * MS, 1000 * MS);
+            if tested {
+                pulse.answered(asked + 310 * MS, 10 * MS);
+            }
+            now = asked + 2000 * MS;
+            assert_eq!(pulse.silent(now, asked), None);
+            // No test could be sent after this one.
+            assert_eq!(pulse.silent(now, asked + 320 * MS), None);
+            now += 100 * MS;
+        }
+        assert!(!pulse.is_failing());
+        // Neither the name nor the test is answered.
+        assert!(pulse.take_loop_test(now + 300 * MS, 1000 * MS));
+        assert_eq!(pulse.silent(now + 2000 * MS, now), Some(Change::Fails));
+        let later = now + 60_000 * MS;
+        assert_eq!(pulse.silent(later, later - 2000 * MS), None);
+        assert_eq!(pulse.answered(later, MS), Some(Change::Answers));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operator_is_told_once_of_a_server_that_refuses_everything() {
+        let mut pulse = Pulse::default();
+        for _ in 0..10 {
+            for _ in 1..MAX_REFUSALS {
+                assert_eq!(pulse.refused(true), None);
+            }
+            // It did answer something.
+            assert_eq!(pulse.refused(false), None);
+        }
+        for _ in 1..MAX_REFUSALS {
+            assert_eq!(pulse.refused(true), None);
+        }
+        assert_eq!(pulse.refused(true), Some(Change::Refuses));
+        for _ in 0..100 {
+            assert_eq!(pulse.refused(true), None);
+        }
+        assert_eq!(pulse.refused(false), Some(Change::Serves));
+        assert_eq!(pulse.refused(false), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! One upstream resolver: how a question is put to it, and how it is doing.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,13 +19,18 @@ use crate::resolve::exchange::{Datagram, answer_on_stream, over_udp};
 use crate::resolve::query::{Peer, Query, Style};
 use crate::resolve::response::Response;
 
-/// UDP queries to one server at once; questions beyond it wait, within their timeout.
-const MAX_SOCKETS: usize = 512;
+/// UDP queries to one server at once; questions beyond it wait, within their timeout. As many as new names
+/// that nobody answers may come in two seconds, and a fraction of the files that the unit may open.
+const MAX_SOCKETS: usize = 4096;
 /// Datagrams for one question: the query, and again without a wrong cookie, without any cookie,
 /// without EDNS.
 const MAX_DATAGRAMS: usize = 4;
 /// How long TCP may take to tell whether an answer over UDP was forged. Some servers have no TCP.
 const PROOF_PATIENCE: Duration = Duration::from_millis(500);
+
+/// No more files may be opened (errno(3)): that is not the server's fault.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 /// An upstream resolver.
 #[derive(Debug)]
@@ -64,11 +70,23 @@ impl std::fmt::Display for Trouble {
     }
 }
 
+impl Trouble {
+    fn of_udp(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(EMFILE | ENFILE) => Self::Busy,
+            Some(_) | None => Self::Unreachable(error.to_string()),
+        }
+    }
+}
+
 impl From<LinkError> for Trouble {
     fn from(error: LinkError) -> Self {
         match &error {
-            LinkError::Connect(_) | LinkError::Lost(_) => Self::Unreachable(error.to_string()),
-            LinkError::Status(_) | LinkError::Answer(_) => Self::Unusable(error.to_string()),
+            // Whoever answers with a status, as for a wrong path, is no resolver.
+            LinkError::Connect(_) | LinkError::Lost(_) | LinkError::Status(_) => {
+                Self::Unreachable(error.to_string())
+            }
+            LinkError::Answer(_) => Self::Unusable(error.to_string()),
         }
     }
 }
@@ -106,6 +124,12 @@ impl Server {
         self.udp.is_some()
     }
 
+    /// Whether there is room for queries that only make up for lost ones. Names that nobody answers take
+    /// many of them, and must not use up what others need for their first.
+    pub(super) fn has_room_for_more(&self) -> bool {
+        self.sockets.available_permits() >= MAX_SOCKETS / 2
+    }
+
     pub(super) fn pulse(&self) -> MutexGuard<'_, Pulse> {
         // Nothing panics while it is held.
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
@@ -137,22 +161,49 @@ impl Server {
 
     fn take_note(&self, result: &Result<Response, Trouble>, asked: Instant, spoke: bool) {
         let now = Instant::now();
-        let server = &self.endpoint;
         match result {
-            Ok(_) => {
-                let change = self.pulse().answered(now, now.duration_since(asked));
-                if change == Some(Change::Answers) {
-                    tracing::info!(%server, "an upstream answers again");
-                }
-            }
+            Ok(response) => self.note_answer(response, now, asked),
             // What is wrong with one answer says nothing of the next one.
             Err(Trouble::Unusable(_) | Trouble::Busy) => {}
             Err(Trouble::TimedOut | Trouble::Unreachable(_)) if spoke => {}
-            Err(trouble @ (Trouble::TimedOut | Trouble::Unreachable(_))) => {
-                if self.pulse().failed(now, asked) == Some(Change::Fails) {
-                    tracing::warn!(%server, %trouble, "an upstream does not answer");
-                }
+            Err(Trouble::TimedOut) => self.note_silence(asked),
+            Err(trouble @ Trouble::Unreachable(_)) => {
+                let change = self.pulse().failed(now, asked);
+                self.warn_of(change, trouble);
             }
+        }
+    }
+
+    fn note_answer(&self, response: &Response, now: Instant, asked: Instant) {
+        let server = &self.endpoint;
+        let mut pulse = self.pulse();
+        let answers = pulse.answered(now, now.duration_since(asked));
+        let refuses = pulse.refused(response.is_server_failure());
+        drop(pulse);
+        if answers == Some(Change::Answers) {
+            tracing::info!(%server, "an upstream answers again");
+        }
+        match refuses {
+            Some(Change::Refuses) => {
+                let rcode: ResponseCode = response.rcode.into();
+                tracing::warn!(%server, %rcode, "an upstream answers no question that it is asked");
+            }
+            Some(Change::Serves) => {
+                tracing::info!(%server, "an upstream has answers to questions again");
+            }
+            Some(Change::Fails | Change::Answers) | None => {}
+        }
+    }
+
+    /// Takes note of silence after a question of this time.
+    pub(super) fn note_silence(&self, asked: Instant) {
+        let change = self.pulse().silent(Instant::now(), asked);
+        self.warn_of(change, &Trouble::TimedOut);
+    }
+
+    fn warn_of(&self, change: Option<Change>, trouble: &Trouble) {
+        if change == Some(Change::Fails) {
+            tracing::warn!(server = %self.endpoint, %trouble, "an upstream does not answer");
         }
     }
 
@@ -173,7 +224,7 @@ impl Server {
             let query = Query::new(Peer::Resolver, question, &manner.style());
             let is_proof = |response: &Response| manner.is_proof(response);
             let datagram = over_udp(address, &query, question, is_proof).await;
-            let datagram = datagram.map_err(|error| Trouble::Unreachable(error.to_string()))?;
+            let datagram = datagram.map_err(Trouble::of_udp)?;
             spoke.store(true, Ordering::Relaxed);
             let response = match datagram {
                 Datagram::Answer(response) => response,
@@ -231,19 +282,18 @@ impl Server {
         if let Ok(Ok(response)) = timeout(PROOF_PATIENCE, self.over_tcp(question, manner)).await {
             return Ok(response);
         }
-        let unreachable = |error: std::io::Error| Trouble::Unreachable(error.to_string());
         let ask = async |manner: &Manner| {
             let query = Query::new(Peer::Resolver, question, &manner.style());
             let is_proof = |response: &Response| manner.is_proof(response);
             over_udp(address, &query, question, is_proof).await
         };
-        let lacking = match ask(manner).await.map_err(unreachable)? {
+        let lacking = match ask(manner).await.map_err(Trouble::of_udp)? {
             Datagram::Answer(response) => return Ok(response),
             Datagram::Unproven(response) => response,
             Datagram::AskTcp => return Err(unproven()),
         };
         let plain = manner.without_what_lacks(&lacking);
-        match ask(&plain).await.map_err(unreachable)? {
+        match ask(&plain).await.map_err(Trouble::of_udp)? {
             Datagram::Answer(response) => {
                 if !response.is_server_failure() {
                     self.lacks_proof(manner, &plain);
@@ -314,4 +364,62 @@ impl Server {
 
 fn unproven() -> Trouble {
     Trouble::Unusable("an answer that may be forged, and no TCP to ask over".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(endpoint: &str) -> Server {
+        let tls = Arc::new(Tls::new(None).unwrap());
+        Server::new(
+            endpoint.parse().unwrap(),
+            tls,
+            Arc::new(Bootstrap::new(Vec::new())),
+        )
+    }
+
+    #[test]
+    fn rfc4035_4_9_3_ad_counts_from_loopback_and_encrypted_servers_alone() {
+        for (endpoint, expected) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("tcp://127.0.0.1", true),
+            ("192.0.2.1", false),
+            ("192.168.1.1", false),
+            ("2001:db8::1", false),
+            ("tcp://192.0.2.1", false),
+            ("tls://192.0.2.1", true),
+            ("https://dns.example/dns-query", true),
+            ("quic://192.0.2.1", true),
+        ] {
+            assert_eq!(server(endpoint).is_way_safe, expected, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn half_of_the_sockets_are_for_first_tries() {
+        let server = server("192.0.2.1");
+        let half = u32::try_from(MAX_SOCKETS / 2).unwrap();
+        let first = server.sockets.try_acquire_many(half).unwrap();
+        assert!(server.has_room_for_more());
+        let one_more = server.sockets.try_acquire().unwrap();
+        assert!(!server.has_room_for_more());
+        drop((first, one_more));
+        assert!(server.has_room_for_more());
+    }
+
+    #[test]
+    fn too_many_open_files_is_not_the_servers_fault() {
+        for errno in [EMFILE, ENFILE] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert!(
+                error.to_string().starts_with("Too many open files"),
+                "{error}"
+            );
+            assert_eq!(Trouble::of_udp(error), Trouble::Busy);
+        }
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert!(matches!(Trouble::of_udp(refused), Trouble::Unreachable(_)));
+    }
 }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::super::Link;
-use super::super::quic::tests::quic_server;
+use super::super::quic::tests::{quic_server, resumptions};
 use super::super::tests::*;
 use super::*;
 use crate::endpoint::Transport;
@@ -65,6 +65,31 @@ async fn answer(mut stream: Stream, status: u16, media_type: &str, body: Vec<u8>
 }
 
 const MESSAGE: &str = "application/dns-message";
+
+#[tokio::test]
+async fn sessions_are_resumed() {
+    let transport = Transport::Https {
+        path: PATH.to_owned(),
+        http3: true,
+    };
+    let resumed = resumptions(transport, b"h3", |_, quic| async move {
+        let connection = h3_quinn::Connection::new(quic.clone());
+        let mut connection = h3::server::Connection::new(connection).await.unwrap();
+        let resolver = connection.accept().await.unwrap().unwrap();
+        let (_, mut stream) = resolver.resolve_request().await.unwrap();
+        let mut body = Vec::new();
+        while let Ok(Some(mut piece)) = stream.recv_data().await {
+            body.extend(piece.copy_to_bytes(piece.remaining()));
+        }
+        answer(stream, 200, MESSAGE, reply(&body)).await;
+        // The client has had its response when it is told to go.
+        connection.shutdown(0).await.unwrap();
+        let _ = connection.accept().await;
+        quic.close(quinn::VarInt::from_u32(0), b"");
+    })
+    .await;
+    assert_eq!(resumed, 1);
+}
 
 #[tokio::test]
 async fn a_request_says_what_it_must_and_nothing_more() {

@@ -1,7 +1,9 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -20,7 +22,18 @@ where
     F: Fn(usize, quinn::Connection) -> S + Send + 'static,
     S: Future<Output = ()> + Send + 'static,
 {
-    let tls = QuicServerConfig::try_from(server_config(identity, protocol)).unwrap();
+    quic_server_with(server_config(identity, protocol), serve).await
+}
+
+pub(in super::super) async fn quic_server_with<F, S>(
+    config: rustls::ServerConfig,
+    serve: F,
+) -> (SocketAddr, Taken)
+where
+    F: Fn(usize, quinn::Connection) -> S + Send + 'static,
+    S: Future<Output = ()> + Send + 'static,
+{
+    let tls = QuicServerConfig::try_from(config).unwrap();
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     let mut transport = TransportConfig::default();
     transport.max_concurrent_bidi_streams(VarInt::from_u32(100));
@@ -39,6 +52,81 @@ where
         }
     });
     (address, taken)
+}
+
+/// The sessions of a server; counts those that were resumed.
+#[derive(Debug)]
+struct Sessions {
+    memory: Arc<ServerSessionMemoryCache>,
+    resumed: AtomicUsize,
+}
+
+impl StoresServerSessions for Sessions {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.memory.put(key, value)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.memory.get(key)
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let session = self.memory.take(key);
+        let found = usize::from(session.is_some());
+        self.resumed.fetch_add(found, Ordering::SeqCst);
+        session
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
+}
+
+/// Asks twice, over a connection each, at a server that closes after one response; tells how many
+/// sessions were resumed.
+pub(in super::super) async fn resumptions<F, S>(
+    transport: Transport,
+    protocol: &[u8],
+    serve: F,
+) -> usize
+where
+    F: Fn(usize, quinn::Connection) -> S + Send + 'static,
+    S: Future<Output = ()> + Send + 'static,
+{
+    let authority = Authority::new("test authority");
+    let sessions = Arc::new(Sessions {
+        memory: ServerSessionMemoryCache::new(16),
+        resumed: AtomicUsize::new(0),
+    });
+    let mut config = server_config(authority.issue(&[SERVER_NAME]), protocol);
+    config.session_storage = Arc::<Sessions>::clone(&sessions);
+    let (address, taken) = quic_server_with(config, serve).await;
+    let link = Link::new(
+        endpoint(transport, address),
+        authority.trusted(),
+        no_bootstrap(),
+    );
+    let query = query(7, "x");
+    assert_eq!(link.ask(&query).await, Ok(reply(&query)));
+    assert_eq!(sessions.resumed.load(Ordering::SeqCst), 0);
+    assert_eq!(link.ask(&query).await, Ok(reply(&query)));
+    assert_eq!(taken.count(), 2);
+    sessions.resumed.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn sessions_are_resumed() {
+    let resumed = resumptions(Transport::Quic, b"doq", |_, connection| async move {
+        let (mut out, mut stream) = connection.accept_bi().await.unwrap();
+        let query = receive_all(&mut stream).await;
+        send(&mut out, &reply(&query)).await;
+        out.finish().unwrap();
+        // All of it has arrived.
+        out.stopped().await.unwrap();
+        connection.close(VarInt::from_u32(0), b"");
+    })
+    .await;
+    assert_eq!(resumed, 1);
 }
 
 async fn server<F, S>(serve: F) -> (Link, Taken)
