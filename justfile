@@ -60,6 +60,11 @@ bench-cold *args:
 bench-forward *args:
     cargo bench --bench forward -- {{ args }}
 
+# Cache hits beside other resolvers and an echo (Debian packages unbound, dnsdist, dnsmasq-base,
+# knot-resolver, dnsperf; those that are not there are left out)
+bench-hit *args:
+    cargo bench --bench hit -- {{ args }}
+
 # Fuzz a target: answer, message, packet or name (needs `cargo install cargo-fuzz`)
 fuzz target="answer" seconds="60":
     mkdir -p fuzz/corpus/{{ target }}

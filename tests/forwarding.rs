@@ -1030,7 +1030,7 @@ async fn many_clients_that_ask_the_same_at_once_cause_one_lookup() {
         client.send(&query).await.unwrap();
         clients.push((client, query));
     }
-    // The server takes datagrams in order: when this is answered, it has all of them.
+    // As a rule it has taken all of them when this is answered; who is late is answered from the cache.
     ask(server.address, "pkarr", RecordType::SOA).await;
     let mut buffer = [0; 1232];
     let received = timeout(PATIENCE, upstream.recv_from(&mut buffer)).await;

@@ -12,7 +12,8 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use tokio::time::Instant;
 
-use super::{CurrentForward, answers_max_bytes, packets_max_bytes};
+use super::CurrentForward;
+use super::assemble::{answers_max_bytes, packets_max_bytes};
 use crate::config::{Config, SearchDomains, format_duration};
 use crate::control::{
     self, CacheUse, Cached, Control, Explanation, Flush, Flushed, Freshness, LastLookup, Lookups,

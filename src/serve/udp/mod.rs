@@ -2,6 +2,8 @@
 
 mod batch;
 mod fast;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, PipeReader};
 use std::net::UdpSocket;
