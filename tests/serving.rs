@@ -1111,3 +1111,53 @@ async fn with_nothing_reachable_it_starts_and_answers_what_is_local() {
     let reply = ask(server.address, "example.com", RecordType::A).await;
     assert_eq!(rcode(&reply), ResponseCode::ServFail);
 }
+
+#[tokio::test]
+async fn on_a_wildcard_address_a_reply_comes_from_the_address_that_was_asked() {
+    let upstream = answering(1).await;
+    for (wildcard, asked) in [
+        ("0.0.0.0:0", &["127.0.0.1", "127.0.0.2", "127.9.9.9"][..]),
+        ("[::]:0", &["::1"]),
+    ] {
+        let mut config = forwarding_to(upstream.address);
+        config.listen.addresses = vec![wildcard.parse().unwrap()];
+        let server = Running::start(config);
+        for (number, ip) in asked.iter().cycle().take(9).enumerate() {
+            let asked = SocketAddr::new(ip.parse().unwrap(), server.address.port());
+            // Looked up, then from the cache. The socket takes nothing from another address.
+            for _ in 0..3 {
+                let reply = ask(asked, &format!("n{number}.example"), RecordType::A).await;
+                assert_eq!(reply.answers[0].data, address(1), "{asked}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_burst_of_all_kinds_is_answered_whole() {
+    const QUESTIONS: u16 = 300;
+    let upstream = answering(1).await;
+    let server = Running::start(forwarding_to(upstream.address));
+    ask(server.address, "cached.example", RecordType::A).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server.address).await.unwrap();
+    for id in 0..QUESTIONS {
+        let owner = match id % 3 {
+            0 => "cached.example".to_owned(),
+            1 => format!("n{id}.example"),
+            // Answered here, if not at once.
+            _ => "localhost".to_owned(),
+        };
+        let mut query = query(&owner, RecordType::A);
+        query.metadata.id = id;
+        socket.send(&query.to_vec().unwrap()).await.unwrap();
+    }
+    let mut missing: HashSet<u16> = (0..QUESTIONS).collect();
+    let mut buffer = [0; 1232];
+    while !missing.is_empty() {
+        let length = timeout(PATIENCE, socket.recv(&mut buffer)).await;
+        let reply = Message::from_vec(&buffer[..length.unwrap().unwrap()]).unwrap();
+        assert_eq!(reply.answers.len(), 1, "{reply}");
+        assert!(missing.remove(&reply.metadata.id), "answered twice");
+    }
+}

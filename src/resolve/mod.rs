@@ -134,7 +134,7 @@ impl Resolver {
     /// Looks a question up without waiting, so that the next one who asks finds the answer.
     pub fn refresh(&self, question: &Question) {
         // One that finds no place is tried again with the next question.
-        let _ = self.look_up(question.cache_key(), question, Asker::Refresh);
+        let _ = self.look_up(question.cache_key(), question, Asker::Refresh, true);
     }
 
     /// The answer, from the cache or by looking it up on behalf of `asker`. Comes within
@@ -158,7 +158,7 @@ impl Resolver {
             }
             Some(_) => self.stale_patience(),
         };
-        let landed = self.landed(&key, &question, asker);
+        let landed = self.landed(&key, &question, asker, held.is_some());
         let failure = match timeout(patience, landed).await {
             Ok(Ok(answer)) => return answer,
             Ok(Err(NoFlight::Full)) => Failure::Overloaded,
@@ -197,15 +197,16 @@ impl Resolver {
         key: &[u8],
         question: &Question,
         asker: Asker,
+        is_held: bool,
     ) -> Result<Arc<Answer>, NoFlight> {
-        let mut flight = match self.look_up(key.into(), question, asker)? {
+        let mut flight = match self.look_up(key.into(), question, asker, is_held)? {
             Part::Leads(lead) => return Ok(lead.await),
             Part::Joins(flight) => flight,
         };
         let answer = flight.landed().await?;
         if answer.is_failure() && answer.lifetime().is_zero() {
             // Whoever started it may have been refused for what it alone had done.
-            return match self.look_up(key.into(), question, asker)? {
+            return match self.look_up(key.into(), question, asker, is_held)? {
                 Part::Leads(lead) => Ok(lead.await),
                 Part::Joins(mut flight) => flight.landed().await,
             };
@@ -213,12 +214,14 @@ impl Resolver {
         Ok(answer)
     }
 
-    /// Joins the lookup of a question, or starts it.
+    /// Joins the lookup of a question, or starts it. `is_held` says that the cache may have an answer, which
+    /// the new one replaces.
     fn look_up(
         &self,
         key: Box<[u8]>,
         question: &Question,
         asker: Asker,
+        is_held: bool,
     ) -> Result<Part<Arc<Answer>>, NoFlight> {
         let is_of_key = has_label_like_a_key(&question.name);
         let under_way = if is_of_key {
@@ -236,7 +239,11 @@ impl Resolver {
                     Some(None) => Answer::failure(&question, &Failure::Overloaded, Duration::ZERO),
                     None | Some(Some(_)) => lookup.answer(&question, asker).await,
                 };
-                lookup.cache.take_in(key, answer, lookup.failure_time())
+                let retry = lookup.failure_time();
+                match is_held {
+                    true => lookup.cache.take_in(key, answer, retry),
+                    false => lookup.cache.take_in_first(key, answer, retry),
+                }
             }
         })
     }

@@ -8,6 +8,7 @@
 //! - **For other names** (RFC 8020): NXDOMAIN holds for all types, and for all names below.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_proto::rr::{Name, RecordType};
@@ -20,6 +21,8 @@ use crate::wire;
 
 /// Bytes that the cache's own structures take for an entry, beside key and value: an estimate.
 const ENTRY_OVERHEAD: usize = 300;
+/// The part of the bytes that is for names that do not exist, once more by name.
+const CUTS_SHARE: u64 = 8;
 /// How many names are looked at for one that does not exist: more labels than names have that people
 /// use (one of ip6.arpa has 34), and few enough to cost less than the question to an upstream.
 const MAX_CUTS: usize = 40;
@@ -46,23 +49,32 @@ pub struct Reuse {
 /// The answers that are kept, bounded in bytes.
 #[derive(Debug, Clone)]
 pub struct AnswerCache {
-    /// By question; once more by name and bits those that tell that a name does not exist; and parts of
-    /// answers by [`Question::alias_key`].
+    /// By question; an upstream's aliases into public keys once more, by a key of their own.
     answers: Cache<CacheKey, Arc<Answer>>,
+    /// By name and bits, those that tell that a name does not exist. Apart, since each miss asks for the
+    /// name and all above it: there are few of them, near at hand.
+    cuts: Cache<CacheKey, Arc<Answer>>,
+    /// Whether there has ever been any.
+    has_cuts: Arc<AtomicBool>,
     reuse: Reuse,
 }
 
 impl AnswerCache {
     /// A cache of at most `max_bytes`. When it is full the least useful entries go (TinyLFU).
     pub fn new(max_bytes: u64) -> Self {
-        let answers = Cache::builder()
-            .max_capacity(max_bytes)
-            .weigher(|key: &CacheKey, answer: &Arc<Answer>| {
-                u32::try_from(key.len() + answer.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
-            })
-            .build();
+        let of_bytes = |max_bytes| {
+            Cache::builder()
+                .max_capacity(max_bytes)
+                .weigher(|key: &CacheKey, answer: &Arc<Answer>| {
+                    u32::try_from(key.len() + answer.size() + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+                })
+                .build()
+        };
+        let cuts_max_bytes = max_bytes / CUTS_SHARE;
         Self {
-            answers,
+            answers: of_bytes(max_bytes - cuts_max_bytes),
+            cuts: of_bytes(cuts_max_bytes),
+            has_cuts: Arc::default(),
             reuse: Reuse::default(),
         }
     }
@@ -94,10 +106,24 @@ impl AnswerCache {
     /// an answer: it ends the one that is held at the end of its time.
     pub(in crate::resolve) fn take_in(
         &self,
-        mut key: CacheKey,
+        key: CacheKey,
         answer: Answer,
         retry: Duration,
     ) -> Arc<Answer> {
+        self.take(key, answer, retry, true)
+    }
+
+    /// The same where none is held, which saves a look for the one that goes.
+    pub(in crate::resolve) fn take_in_first(
+        &self,
+        key: CacheKey,
+        answer: Answer,
+        retry: Duration,
+    ) -> Arc<Answer> {
+        self.take(key, answer, retry, false)
+    }
+
+    fn take(&self, key: CacheKey, answer: Answer, retry: Duration, replaces: bool) -> Arc<Answer> {
         let now = Instant::now();
         if !answer.is_told()
             && let Some(held) = self.held(&key, now).filter(|held| held.is_told())
@@ -112,14 +138,15 @@ impl AnswerCache {
             }
         }
         let answer = Arc::new(answer.reused(&self.reuse));
-        if self.reuse.nxdomain_cut && answer.origin >= Origin::Part && answer.shows_its_name() {
-            self.uncut(&mut key);
+        if self.has_cuts() && answer.origin >= Origin::Part && answer.shows_its_name() {
+            self.cuts.invalidate(&cut_key(&key));
         }
         if !answer.lifetime().is_zero() {
             if self.reuse.nxdomain_cut && answer.denies_its_name() {
-                self.answers.insert(cut_key(&key), Arc::clone(&answer));
+                self.cuts.insert(cut_key(&key), Arc::clone(&answer));
+                self.has_cuts.store(true, Ordering::Relaxed);
             }
-            let old = self.answers.get(&key);
+            let old = replaces.then(|| self.answers.get(&key)).flatten();
             self.answers.insert(key, Arc::clone(&answer));
             if let Some(old) = old {
                 old.let_go();
@@ -178,7 +205,7 @@ impl AnswerCache {
         question: &Question,
         now: Instant,
     ) -> Option<Arc<Answer>> {
-        if !self.reuse.nxdomain_cut {
+        if !self.has_cuts() {
             return None;
         }
         let mut key = wire::name_bytes(name);
@@ -188,8 +215,9 @@ impl AnswerCache {
         let mut key = key.as_slice();
         for _ in 0..MAX_CUTS {
             let (&length, above) = key.split_first().filter(|(length, _)| **length > 0)?;
-            if let Some(answer) = self.get(key, now) {
-                return Some(answer);
+            let cut = self.cuts.get(key).filter(|cut| cut.is_fresh(now));
+            if cut.is_some() {
+                return cut;
             }
             key = above.get(usize::from(length)..)?;
         }
@@ -214,24 +242,19 @@ impl AnswerCache {
             })
     }
 
-    /// Forgets that the name of a question does not exist.
-    fn uncut(&self, question: &mut [u8]) {
-        let name_len = question.len().saturating_sub(QUESTION_TAIL_LEN);
-        let (_, tail) = question.split_at_mut(name_len);
-        // The key is made in place, since every answer comes here.
-        tail.rotate_right(1);
-        if let Some(cut) = question.get(..=name_len)
-            && self.answers.contains_key(cut)
-        {
-            self.answers.invalidate(cut);
-        }
-        let (_, tail) = question.split_at_mut(name_len);
-        tail.rotate_left(1);
+    fn has_cuts(&self) -> bool {
+        self.has_cuts.load(Ordering::Relaxed)
     }
 
     /// Forgets the answers whose question's name is one of these; returns how many.
     pub fn forget(&self, mut is_one: impl FnMut(&Name) -> bool) -> u64 {
         let mut count = 0;
+        for (key, _) in &self.cuts {
+            let read = wire::read_name(&key, 0).ok();
+            if read.is_none_or(|(name, _)| is_one(&name)) {
+                self.cuts.invalidate(&*key);
+            }
+        }
         for (key, _) in &self.answers {
             let read = wire::read_name(&key, 0).ok();
             if read.as_ref().is_none_or(|(name, _)| is_one(name)) {
@@ -258,8 +281,10 @@ impl AnswerCache {
     /// Entries and bytes held. An NXDOMAIN that holds for other names is two entries, and so is an answer
     /// with an upstream's alias into a public key.
     pub fn usage(&self) -> (u64, u64) {
-        self.answers.run_pending_tasks();
-        (self.answers.entry_count(), self.answers.weighted_size())
+        let both = [&self.answers, &self.cuts];
+        both.iter().for_each(|cache| cache.run_pending_tasks());
+        let sum = |count: fn(&Cache<_, _>) -> u64| both.into_iter().map(count).sum();
+        (sum(Cache::entry_count), sum(Cache::weighted_size))
     }
 }
 

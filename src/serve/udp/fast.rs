@@ -174,8 +174,19 @@ impl AtHand {
     }
 }
 
+/// What came of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtOnce {
+    /// Its reply has been written.
+    Answered,
+    /// The cache has no answer.
+    Missed,
+    /// It is not plain, or its answer is not.
+    Another,
+}
+
 impl Service {
-    /// Writes the reply to a plain query whose answer is in the cache; `false` if it is another one.
+    /// Writes the reply to a plain query whose answer is in the cache.
     pub(super) fn answer_at_once(
         &self,
         message: &[u8],
@@ -183,28 +194,36 @@ impl Service {
         now: Instant,
         at_hand: &mut AtHand,
         reply: &mut Vec<u8>,
-    ) -> bool {
+    ) -> AtOnce {
         if tracing::enabled!(tracing::Level::DEBUG) {
             // Whoever wants to see each question.
-            return false;
+            return AtOnce::Another;
         }
         let Some(query) = Plain::read(message) else {
-            return false;
+            return AtOnce::Another;
         };
         let Some(head) = self.gate.admit_plain(&query, client) else {
-            return false;
+            return AtOnce::Another;
         };
         let mut key = [0; MAX_KEY_LEN];
         let key = query
             .cache_key(&mut key)
             .and_then(|length| key.get(..length));
-        let cached = |key: &[u8]| self.resolver.cached(key, now);
-        let answer = key.and_then(|key| at_hand.get(key, now, cached));
-        // One that is due starts a refresh, too.
-        let Some(answer) = answer.filter(|answer| !answer.is_due(now)) else {
-            return false;
+        let mut missed = false;
+        let cached = |key: &[u8]| {
+            let answer = self.resolver.cached(key, now);
+            missed = answer.is_none();
+            answer
         };
-        reply::write_answer(reply, &head, answer, true, now);
-        true
+        match key.and_then(|key| at_hand.get(key, now, cached)) {
+            // One that is due starts a refresh, too.
+            Some(answer) if !answer.is_due(now) => {
+                reply::write_answer(reply, &head, answer, true, now);
+                AtOnce::Answered
+            }
+            Some(_) => AtOnce::Another,
+            None if missed => AtOnce::Missed,
+            None => AtOnce::Another,
+        }
     }
 }

@@ -21,7 +21,7 @@ use super::admit::{Asked, Transport};
 use super::{CurrentService, Next, reply};
 use crate::resolve::{Asker, Ede, Place, Places, ede};
 use batch::{BATCH, Inbound, Outbound, Peer};
-use fast::AtHand;
+use fast::{AtHand, AtOnce};
 
 pub(crate) use fast::Plain;
 
@@ -192,11 +192,12 @@ impl Slow {
         let Some(reply) = outbound.next() else {
             return;
         };
-        if service.answer_at_once(message, peer.client, now, at_hand, reply) {
-            outbound.push(peer);
-            return;
-        }
-        match service.take(message, peer.client, Transport::Udp) {
+        let next = match service.answer_at_once(message, peer.client, now, at_hand, reply) {
+            AtOnce::Answered => return outbound.push(peer),
+            AtOnce::Missed => service.admit(message, peer.client, Transport::Udp),
+            AtOnce::Another => service.take(message, peer.client, Transport::Udp),
+        };
+        match next {
             Next::Nothing => {}
             Next::Send(bytes) => {
                 reply.clone_from(&bytes);
