@@ -44,7 +44,7 @@ pub(super) enum Admission {
 }
 
 /// An admitted question, and what its answer must look like.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     /// What to look up.
     pub(super) question: Question,
@@ -52,6 +52,25 @@ pub(crate) struct Asked {
     pub(super) asker: Asker,
     /// What the reply copies from the query.
     pub(super) head: Head,
+}
+
+impl Asked {
+    /// A plain query from a client that is served; `None` if its type has to be refused.
+    pub(super) fn plain(
+        query: &Plain<'_>,
+        head: &Head<&[u8]>,
+        client: SocketAddr,
+    ) -> Option<Box<Self>> {
+        let question = query.question()?;
+        if is_refused(question.rtype.into()) {
+            return None;
+        }
+        Some(Box::new(Self {
+            question,
+            asker: client.ip().into(),
+            head: head.to_owned(),
+        }))
+    }
 }
 
 /// Judges messages.
@@ -311,6 +330,11 @@ impl Query<'_> {
 fn not_served() -> AtOnce {
     let text = "this client's network is not served";
     AtOnce::because(ResponseCode::Refused, ede::PROHIBITED, text)
+}
+
+/// Types that are not looked up.
+fn is_refused(rtype: u16) -> bool {
+    is_meta(rtype) || [AXFR, IXFR].contains(&rtype)
 }
 
 /// Types that no question may have: they are no data, and mean something else in a message (RFC 6895

@@ -97,29 +97,21 @@ impl Service {
 
     /// All that can be done at once.
     fn take(&self, message: &[u8], client: SocketAddr, transport: Transport) -> Next {
-        match self.admit(message, client, transport) {
-            Next::LookUp(asked) => {
-                let now = Instant::now();
-                let Some(answer) = self.resolver.cached(&asked.question.cache_key(), now) else {
-                    return Next::LookUp(asked);
-                };
-                if answer.is_due(now) {
-                    self.resolver.refresh(&asked.question);
-                }
-                Next::Send(reply::answer(&asked.head, &answer, true, now))
-            }
-            other @ (Next::Nothing | Next::Send(_)) => other,
-        }
-    }
-
-    /// The same without a look into the cache.
-    fn admit(&self, message: &[u8], client: SocketAddr, transport: Transport) -> Next {
         match self.gate.admit(message, client, transport) {
             Admission::Drop => Next::Nothing,
             Admission::Reply(reply) => Next::Send(reply),
             Admission::Question(asked) => {
                 tracing::debug!(%client, ?transport, question = ?asked.question, "asked");
-                Next::LookUp(asked)
+                let now = Instant::now();
+                match self.resolver.cached(&asked.question.cache_key(), now) {
+                    Some(answer) => {
+                        if answer.is_due(now) {
+                            self.resolver.refresh(&asked.question);
+                        }
+                        Next::Send(reply::answer(&asked.head, &answer, true, now))
+                    }
+                    None => Next::LookUp(asked),
+                }
             }
         }
     }

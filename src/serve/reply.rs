@@ -15,7 +15,7 @@ const OPT_ROOM: usize = 64;
 
 /// What a reply copies from its query, and what it owes it. `Q` is the question section: a copy of it,
 /// or a slice of the query.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Head<Q = Vec<u8>> {
     /// Transaction ID.
     pub(super) id: u16,
@@ -29,6 +29,20 @@ pub(crate) struct Head<Q = Vec<u8>> {
     pub(super) may_vouch: bool,
     /// Largest reply in bytes.
     pub(super) limit: usize,
+}
+
+impl Head<&[u8]> {
+    /// The same with a question section of its own.
+    pub(super) fn to_owned(&self) -> Head {
+        Head {
+            id: self.id,
+            flags: self.flags,
+            question: self.question.to_vec(),
+            opt: self.opt.clone(),
+            may_vouch: self.may_vouch,
+            limit: self.limit,
+        }
+    }
 }
 
 /// The reply that carries an answer. `cached` says that it was not looked up for this query.

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Service;
+use super::super::admit::Asked;
 use super::super::edns::OPT;
 use super::super::reply;
-use crate::resolve::{Answer, UDP_PAYLOAD_LEN};
+use crate::resolve::{Answer, Question, UDP_PAYLOAD_LEN};
 use crate::wire::{self, CLASS_IN, HEADER_LEN, MAX_NAME_LEN, flags};
 
 /// Places for answers at hand, in sets of [`WAYS`]: room for what is asked all the time. The rest is not
@@ -74,7 +75,18 @@ impl<'a> Plain<'a> {
         })
     }
 
-    /// The key of the cache, as [`Question::cache_key`](crate::resolve::Question::cache_key) has it, in
+    /// The question; `None` if its name is none.
+    pub(crate) fn question(&self) -> Option<Question> {
+        let (name, end) = wire::read_name(self.question, 0).ok()?;
+        Some(Question {
+            name: name.to_lowercase(),
+            rtype: wire::read_u16(self.question, end)?.into(),
+            dnssec_ok: self.opt.is_some_and(|(_, dnssec_ok)| dnssec_ok),
+            checking_disabled: self.flags & flags::CD != 0,
+        })
+    }
+
+    /// The key of the cache, as [`Question::cache_key`] has it, in
     /// `key`; its length.
     fn cache_key(&self, key: &mut [u8; MAX_KEY_LEN]) -> Option<usize> {
         let (name, tail) = self.question.split_at_checked(self.question.len() - 4)?;
@@ -175,12 +187,12 @@ impl AtHand {
 }
 
 /// What came of a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum AtOnce {
     /// Its reply has been written.
     Answered,
     /// The cache has no answer.
-    Missed,
+    Missed(Box<Asked>),
     /// It is not plain, or its answer is not.
     Another,
 }
@@ -222,8 +234,12 @@ impl Service {
                 AtOnce::Answered
             }
             Some(_) => AtOnce::Another,
-            None if missed => AtOnce::Missed,
-            None => AtOnce::Another,
+            None => {
+                let asked = missed
+                    .then(|| Asked::plain(&query, &head, client))
+                    .flatten();
+                asked.map_or(AtOnce::Another, AtOnce::Missed)
+            }
         }
     }
 }

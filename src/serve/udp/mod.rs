@@ -194,7 +194,7 @@ impl Slow {
         };
         let next = match service.answer_at_once(message, peer.client, now, at_hand, reply) {
             AtOnce::Answered => return outbound.push(peer),
-            AtOnce::Missed => service.admit(message, peer.client, Transport::Udp),
+            AtOnce::Missed(asked) => Next::LookUp(asked),
             AtOnce::Another => service.take(message, peer.client, Transport::Udp),
         };
         match next {
