@@ -1,5 +1,6 @@
 //! One question to one server: UDP, and TCP when the answer is truncated or may be forged.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -108,12 +109,18 @@ async fn receive(socket: &UdpSocket, query: &Query, question: &Question) -> io::
     }
 }
 
-/// Takes the datagram that is there. Not in the future of the exchange, which would carry the buffer.
+thread_local! {
+    /// A datagram that is being looked at. To clear a new buffer for each costs as much as to look.
+    static DATAGRAM: RefCell<[u8; DATAGRAM_LEN]> = const { RefCell::new([0; DATAGRAM_LEN]) };
+}
+
+/// Takes the datagram that is there.
 fn take_datagram(socket: &UdpSocket, query: &Query, question: &Question) -> io::Result<Verdict> {
-    let mut buffer = [0; DATAGRAM_LEN];
-    let length = socket.try_recv(&mut buffer)?;
-    let message = buffer.get(..length).unwrap_or_default();
-    Ok(response::accept(query, message, question))
+    DATAGRAM.with_borrow_mut(|buffer| {
+        let length = socket.try_recv(buffer)?;
+        let message = buffer.get(..length).unwrap_or_default();
+        Ok(response::accept(query, message, question))
+    })
 }
 
 /// A connection for one query.

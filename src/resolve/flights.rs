@@ -1,6 +1,7 @@
 //! One lookup for all who ask the same at the same time.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::hash::Hash;
 use std::pin::Pin;
@@ -177,17 +178,21 @@ where
 
     fn enter(self: &Arc<Self>, key: K) -> Result<Entered<K, V>, NoFlight> {
         let mut under_way = self.lock();
-        if let Some(result) = under_way.get(&key) {
-            return Ok(Entered::Joins(Flight {
-                result: result.clone(),
-                is_joined: true,
-            }));
-        }
-        if under_way.len() >= self.limit {
-            return Err(NoFlight::Full);
-        }
-        let (sender, receiver) = watch::channel(None);
-        under_way.insert(key.clone(), receiver);
+        let is_full = under_way.len() >= self.limit;
+        let sender = match under_way.entry(key.clone()) {
+            Entry::Occupied(flight) => {
+                return Ok(Entered::Joins(Flight {
+                    result: flight.get().clone(),
+                    is_joined: true,
+                }));
+            }
+            Entry::Vacant(_) if is_full => return Err(NoFlight::Full),
+            Entry::Vacant(place) => {
+                let (sender, receiver) = watch::channel(None);
+                place.insert(receiver);
+                sender
+            }
+        };
         drop(under_way);
         let flights = Arc::clone(self);
         Ok(Entered::Leads(Landing { flights, key }, sender))
