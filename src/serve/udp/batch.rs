@@ -110,7 +110,8 @@ fn peer(message: &RecvMsg<'_, '_, SockaddrStorage>) -> Peer {
     let client = message.address.as_ref().and_then(socket_addr);
     let asked = |control| {
         if let ControlMessageOwned::Ipv4PacketInfo(info) = control {
-            return Some(IpAddr::from(info.ipi_addr.s_addr.to_ne_bytes()));
+            // Not the destination itself, which may be a broadcast address.
+            return Some(IpAddr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()));
         }
         if let ControlMessageOwned::Ipv6PacketInfo(info) = control {
             return Some(IpAddr::from(info.ipi6_addr.s6_addr));
