@@ -69,7 +69,9 @@ pub(super) fn answers(config: &Config) -> AnswerCache {
         max_stale: config.cache.max_stale,
         stale_wait: config.cache.stale_wait,
         prefetch: config.cache.prefetch,
-        nxdomain_cut: config.cache.nxdomain_cut,
+        // A denial that is validated proves what it denies, and no more than that: not all of them are
+        // proved, and there may be islands of trust below.
+        nxdomain_cut: config.cache.nxdomain_cut && !config.upstream.validate,
     })
 }
 
