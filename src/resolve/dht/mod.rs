@@ -259,7 +259,7 @@ impl Dht {
             self.health.answered(found.asked, found.answered);
             search.answered = search.answered.saturating_add(found.answered);
             // A node that has not joined may know nobody but one that knows nobody. Two lookups by two
-            // ways that came to the same are believed, although many were silent.
+            // ways that came to the same are believed, although more were silent.
             let is_complete = found.is_complete
                 || (found.is_unanimous && has_joined)
                 || (found.is_denied && was_denied);

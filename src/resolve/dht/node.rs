@@ -24,6 +24,9 @@ const ENOUGH_ANSWERS: u32 = 8;
 /// …and their part of those that were asked, in percent: a fifth to a third is silent at any time, and
 /// where many more are, the key's holders may be among them.
 const ENOUGH_OF_ASKED: u32 = 50;
+/// The same where a second lookup must say so too. Both have our address: nodes that ignore it are silent to
+/// both, so that the second proves little by itself.
+const ENOUGH_OF_ASKED_TWICE: u32 = 40;
 /// How often the library's thread is woken while the node is built.
 const WAKE_INTERVAL: Duration = Duration::from_micros(200);
 /// Longest wait for the library to answer a question about itself.
@@ -53,7 +56,7 @@ pub(super) struct Found {
     pub(super) is_complete: bool,
     /// Whether all nodes of a small network have answered.
     pub(super) is_unanimous: bool,
-    /// Whether enough nodes said that they have none, however many were silent.
+    /// Whether enough nodes said that they have none, if another lookup comes to the same.
     pub(super) is_denied: bool,
     /// Whether its time was over before its end.
     pub(super) is_broken_off: bool,
@@ -176,9 +179,9 @@ impl Node {
         tracing::trace!(key = %wanted.key, ?outcome, "lookup ended");
         let answered = outcome.valid_responses();
         Found {
-            is_complete: is_complete(answered, outcome.queried),
+            is_complete: is_enough(answered, outcome.queried, ENOUGH_OF_ASKED),
             is_unanimous: is_unanimous(answered, outcome.queried),
-            is_denied: answered >= ENOUGH_ANSWERS,
+            is_denied: is_enough(answered, outcome.queried, ENOUGH_OF_ASKED_TWICE),
             is_broken_off: false,
             asked: outcome.queried,
             answered: outcome.responded(),
@@ -282,10 +285,10 @@ impl Found {
     };
 }
 
-/// Whether a lookup that found nothing proves that there is nothing.
-fn is_complete(answered: u32, asked: u32) -> bool {
-    let is_most = answered.saturating_mul(100) >= asked.saturating_mul(ENOUGH_OF_ASKED);
-    answered >= ENOUGH_ANSWERS && is_most
+/// Whether so many of those that were asked have said that there is nothing, in percent, that it counts.
+fn is_enough(answered: u32, asked: u32, percent: u32) -> bool {
+    let is_share = answered.saturating_mul(100) >= asked.saturating_mul(percent);
+    answered >= ENOUGH_ANSWERS && is_share
 }
 
 /// Whether all nodes of a small network have answered. The library's first node of a test network names
@@ -321,7 +324,13 @@ mod tests {
 
     #[test]
     fn what_proves_that_there_is_nothing() {
+        let is_complete = |answered, asked| is_enough(answered, asked, ENOUGH_OF_ASKED);
+        let is_denied = |answered, asked| is_enough(answered, asked, ENOUGH_OF_ASKED_TWICE);
         assert!(is_complete(8, 16), "enough answered");
+        assert!(
+            is_denied(8, 20) && !is_denied(9, 24),
+            "enough for one of two"
+        );
         assert!(!is_complete(7, 12), "too few");
         assert!(!is_complete(10, 21), "too many are silent");
         assert!(
