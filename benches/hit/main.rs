@@ -171,7 +171,7 @@ fn measure(
     }
     for (what, figures) in took {
         assert!(
-            !options.test || figures.rate > 0.0,
+            !options.test || kind != Kind::Pkbridge || figures.rate > 0.0,
             "{}: {figures:?}",
             kind.name()
         );
@@ -181,7 +181,7 @@ fn measure(
     let asked = upstream.asked() - asked;
     let few = u64::try_from(options.names).unwrap() * 2;
     assert!(
-        kind == Kind::Echo || asked < few,
+        kind == Kind::Echo || options.test && kind != Kind::Pkbridge || asked < few,
         "{} asked {asked} times",
         kind.name()
     );
