@@ -129,12 +129,12 @@ impl AnswerCache {
             && let Some(held) = self.held(&key, now).filter(|held| held.is_told())
         {
             let is_over = held.stale || !held.is_fresh(now);
-            let later = held.refreshed_at(now + retry);
+            let later = || held.refreshed_at(now + retry);
             match (is_over, answer.bogus) {
                 (true, true) => {}
                 (true, false) => return self.give_stale(key, &held, &answer.reason(), retry),
-                (false, true) => return self.replace(key, &held, later.not_stale()),
-                (false, false) => return self.replace(key, &held, later),
+                (false, true) => return self.replace(key, &held, later().not_stale()),
+                (false, false) => return self.replace(key, &held, later()),
             }
         }
         let answer = Arc::new(answer.reused(&self.reuse));

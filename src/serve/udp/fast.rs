@@ -75,14 +75,22 @@ impl<'a> Plain<'a> {
         })
     }
 
+    fn dnssec_ok(&self) -> bool {
+        self.opt.is_some_and(|(_, dnssec_ok)| dnssec_ok)
+    }
+
+    fn checking_disabled(&self) -> bool {
+        self.flags & flags::CD != 0
+    }
+
     /// The question; `None` if its name is none.
     pub(crate) fn question(&self) -> Option<Question> {
         let (name, end) = wire::read_name(self.question, 0).ok()?;
         Some(Question {
             name: name.to_lowercase(),
             rtype: wire::read_u16(self.question, end)?.into(),
-            dnssec_ok: self.opt.is_some_and(|(_, dnssec_ok)| dnssec_ok),
-            checking_disabled: self.flags & flags::CD != 0,
+            dnssec_ok: self.dnssec_ok(),
+            checking_disabled: self.checking_disabled(),
         })
     }
 
@@ -93,9 +101,7 @@ impl<'a> Plain<'a> {
         let &[t0, t1, _, _] = tail else {
             return None;
         };
-        let dnssec_ok = self.opt.is_some_and(|(_, dnssec_ok)| dnssec_ok);
-        let checking_disabled = self.flags & flags::CD != 0;
-        let bits = u8::from(dnssec_ok) | (u8::from(checking_disabled) << 1);
+        let bits = u8::from(self.dnssec_ok()) | (u8::from(self.checking_disabled()) << 1);
         let (lower, rest) = key.split_at_mut_checked(name.len())?;
         lower.copy_from_slice(name);
         // The lengths of labels are no letters.
