@@ -13,6 +13,9 @@ const ENOUGH_ASKED: f64 = 100.0;
 const POOR_SHARE: f64 = 0.35;
 /// ... until it is above this one.
 const GOOD_SHARE: f64 = 0.45;
+/// A lookup that fewer nodes answered than this part of the usual share tells nothing by what it did not
+/// find: where nodes begin to ignore our address, those that are nearest to the key are among the first.
+const USUAL_PART: f64 = 0.75;
 
 /// How a lookup ended, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +132,12 @@ impl Health {
         }
     }
 
+    /// Whether about as many of the asked nodes answered as of those of earlier lookups.
+    pub(super) fn is_usual(&self, asked: u32, answered: u32) -> bool {
+        let usual = self.lock().share().unwrap_or_default();
+        f64::from(answered) >= f64::from(asked) * usual * USUAL_PART
+    }
+
     /// Takes in items that were refused; the first of each kind is told in the log.
     pub(super) fn refused(&self, refused: &BTreeMap<&'static str, u64>) {
         if refused.is_empty() {
@@ -187,5 +196,19 @@ mod tests {
         }
         let share = health.answered_share().unwrap();
         assert!((0.19..0.24).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn what_is_usual_is_what_the_last_lookups_came_to() {
+        let health = Health::default();
+        assert!(health.is_usual(20, 10), "nothing is known yet");
+        for _ in 0..10 {
+            health.answered(20, 19);
+        }
+        assert!(health.is_usual(20, 15) && !health.is_usual(20, 14));
+        for _ in 0..200 {
+            health.answered(20, 13);
+        }
+        assert!(health.is_usual(20, 10) && !health.is_usual(20, 9));
     }
 }

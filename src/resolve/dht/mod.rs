@@ -256,14 +256,17 @@ impl Dht {
                     continue;
                 }
             };
+            let is_usual = self.health.is_usual(found.asked, found.answered);
             self.health.answered(found.asked, found.answered);
             search.answered = search.answered.saturating_add(found.answered);
             // A node that has not joined may know nobody but one that knows nobody. Two lookups by two
-            // ways that came to the same are believed, although more were silent.
-            let is_complete = found.is_complete
+            // ways that came to the same are believed, although more were silent; but none where the
+            // network has begun to ignore us.
+            let is_denied = found.is_denied && is_usual;
+            let is_complete = (found.is_complete && is_usual)
                 || (found.is_unanimous && has_joined)
-                || (found.is_denied && was_denied);
-            was_denied = found.is_denied;
+                || (is_denied && was_denied);
+            was_denied = is_denied;
             search.end = Ok(match is_complete {
                 _ if found.is_broken_off => End::BrokenOff,
                 true => End::Complete,
