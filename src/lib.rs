@@ -15,7 +15,8 @@
 //! - [`wire`]: DNS messages as bytes.
 //! - [`endpoint`]: how an upstream is reached, and written down.
 //!
-//! [`config`] is read by `cli` and `server` alone; [`panics`] says what a panic does.
+//! [`config`] is read by `cli` and `server` alone; [`panics`] says what a panic does; `readable`
+//! are the sockets that are read.
 #![cfg_attr(
     test,
     allow(
@@ -31,6 +32,7 @@ pub mod control;
 pub mod endpoint;
 pub mod panics;
 pub mod pkarr;
+mod readable;
 pub mod resolve;
 pub mod serve;
 pub mod server;

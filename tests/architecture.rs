@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// For each module the other modules of the crate that it may name.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("main", &["cli", "panics"]),
     (
         "cli",
@@ -26,8 +26,12 @@ const ARROWS: [(&str, &[&str]); 11] = [
         ],
     ),
     ("control", &["pkarr"]),
-    ("serve", &["resolve", "wire"]),
-    ("resolve", &["pkarr", "wire", "endpoint", "panics"]),
+    ("serve", &["resolve", "wire", "readable"]),
+    (
+        "resolve",
+        &["pkarr", "wire", "endpoint", "panics", "readable"],
+    ),
+    ("readable", &[]),
     ("pkarr", &["wire"]),
     ("wire", &[]),
     ("config", &["endpoint", "pkarr"]),

@@ -41,8 +41,9 @@ const STUB_PATIENCE: Duration = Duration::from_secs(5);
 
 /// One DHT for all tests, as it takes long to start. Each test has keys of its own on it.
 async fn dht() -> &'static TestDht {
+    // More nodes than the servers of these tests have, which are silent once they have stopped.
     static DHT: OnceCell<TestDht> = OnceCell::const_new();
-    DHT.get_or_init(|| TestDht::start(10)).await
+    DHT.get_or_init(|| TestDht::start(30)).await
 }
 
 /// A key that no other test has.

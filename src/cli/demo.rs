@@ -100,7 +100,7 @@ async fn demonstrate(args: &DemoArgs) -> Result<bool, String> {
     let server = Server::start(config, Options::default()).map_err(|error| match error {
         StartError::Listen(error) => format!("{error}; --port takes another port"),
         StartError::Access(error) | StartError::Upstream(error) => error,
-        StartError::Threads { .. } => error.to_string(),
+        StartError::Udp { .. } | StartError::Threads(_) => error.to_string(),
     })?;
     let dht = server.dht();
     timeout(PATIENCE, dht.becomes(true))

@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use rand::RngExt;
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
+use tokio::net::TcpStream;
 
 use super::answers::Question;
 use super::query::{Peer, Query, Style};
 use super::response::{self, Response, Verdict};
+use crate::readable::readable;
 
 /// Datagrams that do not answer the query before UDP is given up for TCP: somebody is guessing
 /// (RFC 5452 section 4.4).
@@ -91,20 +93,24 @@ pub(super) async fn over_udp(
 }
 
 /// Waits for a datagram, or for an ICMP error, which is no event of reading.
-async fn receive(socket: &UdpSocket, query: &Query, question: &Question) -> io::Result<Verdict> {
+async fn receive(
+    socket: &AsyncFd<UdpSocket>,
+    query: &Query,
+    question: &Question,
+) -> io::Result<Verdict> {
     loop {
-        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
-        if ready.is_error() {
-            if let Some(error) = socket.take_error()? {
+        let mut ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.ready().is_error() {
+            if let Some(error) = socket.get_ref().take_error()? {
                 return Err(error);
             }
             // Looked at: the next one is another one.
-            let looked_at = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = socket.try_io(Interest::ERROR, looked_at);
+            ready.clear_ready_matching(Ready::ERROR);
         }
-        match take_datagram(socket, query, question) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            received => return received,
+        if let Ok(received) =
+            ready.try_io(|socket| take_datagram(socket.get_ref(), query, question))
+        {
+            return received;
         }
     }
 }
@@ -117,7 +123,7 @@ thread_local! {
 /// Takes the datagram that is there.
 fn take_datagram(socket: &UdpSocket, query: &Query, question: &Question) -> io::Result<Verdict> {
     DATAGRAM.with_borrow_mut(|buffer| {
-        let length = socket.try_recv(buffer)?;
+        let length = socket.recv(buffer)?;
         let message = buffer.get(..length).unwrap_or_default();
         Ok(response::accept(query, message, question))
     })
@@ -156,12 +162,12 @@ fn malformed() -> io::Error {
 /// Sends a datagram from a random port: the port is half of what a forger has to guess (RFC 5452
 /// section 4.5). Connected, so that only the server's datagrams arrive and an ICMP refusal is felt at
 /// once. There is room in a new socket: nothing is waited for.
-fn send_from_random_port(server: SocketAddr, message: &[u8]) -> io::Result<UdpSocket> {
+fn send_from_random_port(server: SocketAddr, message: &[u8]) -> io::Result<AsyncFd<UdpSocket>> {
     let socket = Socket::new(Domain::for_address(server), Type::DGRAM.nonblocking(), None)?;
     bind_random_port(&socket, server)?;
     socket.connect(&server.into())?;
     socket.send(message)?;
-    UdpSocket::from_std(socket.into())
+    readable(socket.into())
 }
 
 fn bind_random_port(socket: &Socket, server: SocketAddr) -> io::Result<()> {

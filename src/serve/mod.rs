@@ -22,7 +22,7 @@ use admit::{Admission, Asked, Gate};
 pub use admit::Transport;
 
 pub(crate) use stream::{Places, serve_tcp};
-pub(crate) use udp::serve_udp;
+pub(crate) use udp::UdpThreads;
 
 /// How long a TCP connection may be idle (RFC 7766 section 6.2.3). Clients that ask are told.
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(10);

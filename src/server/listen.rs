@@ -74,10 +74,11 @@ fn bind_both(configured: SocketAddr) -> Result<Listener, ListenError> {
 /// clients send when their line comes back.
 const UDP_RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
-/// Threads that read the datagrams of one address, at most; as a rule one for each CPU.
+/// Threads that read datagrams, at most; as a rule one for each CPU.
 const MAX_UDP_THREADS: usize = 16;
 
-fn udp_threads() -> usize {
+/// How many threads read datagrams; each address has a socket for each.
+pub(super) fn udp_threads() -> usize {
     available_parallelism().map_or(1, |cpus| cpus.get().min(MAX_UDP_THREADS))
 }
 

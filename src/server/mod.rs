@@ -23,7 +23,7 @@ use crate::control::{ControlListener, serve_control};
 use crate::pkarr::Suffixes;
 use crate::resolve::Dht;
 use crate::serve::systemd::{self, Inherited};
-use crate::serve::{CurrentService, Places, serve_tcp, serve_udp};
+use crate::serve::{CurrentService, Places, UdpThreads, serve_tcp};
 use assemble::{
     answers, have_same_answers, local_records, open_store, packets, service, start_dht,
 };
@@ -58,14 +58,17 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The system gives no threads for an address.
+    /// The system does not let an address be served.
     #[error("cannot serve {address} (UDP): {error}")]
-    Threads {
+    Udp {
         /// The address.
         address: SocketAddr,
         /// What the system says.
         error: std::io::Error,
     },
+    /// The system gives no threads.
+    #[error("cannot start the threads that serve UDP: {0}")]
+    Threads(std::io::Error),
     /// The access list is unusable.
     #[error("the access list is unusable: {0}")]
     Access(String),
@@ -88,6 +91,7 @@ pub struct Server {
     control_stop: CancellationToken,
     places: Arc<Places>,
     tasks: TaskTracker,
+    udp_threads: UdpThreads,
     udp_addresses: watch::Sender<Vec<SocketAddr>>,
 }
 
@@ -158,12 +162,15 @@ impl Server {
         };
         let service = service(&config, &parts)?;
         parts.local.watch(parts.answers.clone());
+        let service = Arc::new(ArcSwap::from_pointee(service));
+        let tasks = TaskTracker::new();
+        let udp_threads = UdpThreads::start(listen::udp_threads(), &service, &tasks);
         let mut server = Self {
             resolv_conf: options.resolv_conf,
             reloaded: options.reloaded,
             inherited,
             listeners: Vec::new(),
-            service: Arc::new(ArcSwap::from_pointee(service)),
+            service,
             forward,
             parts: Arc::new(CurrentParts(ArcSwap::from_pointee(parts))),
             dht_stop,
@@ -172,7 +179,8 @@ impl Server {
                 config.listen.max_tcp_connections,
                 config.listen.max_tcp_connections_per_client,
             ),
-            tasks: TaskTracker::new(),
+            tasks,
+            udp_threads: udp_threads.map_err(StartError::Threads)?,
             udp_addresses: watch::Sender::default(),
             config,
         };
@@ -367,10 +375,12 @@ impl Server {
     fn listen(&mut self, listener: Listener) -> Result<(), StartError> {
         let stop = CancellationToken::new();
         let serves_udp = !listener.udp.is_empty();
-        serve_udp(listener.udp, &self.service, &self.tasks, stop.clone()).map_err(|error| {
-            let address = listener.bound;
-            StartError::Threads { address, error }
-        })?;
+        self.udp_threads
+            .serve(listener.udp, &stop)
+            .map_err(|error| {
+                let address = listener.bound;
+                StartError::Udp { address, error }
+            })?;
         if let Some(socket) = listener.tcp {
             self.tasks.spawn(serve_tcp(
                 socket,

@@ -4,9 +4,8 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
-use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrStorage,
     recvmmsg, sendmmsg, setsockopt, sockopt,
@@ -69,10 +68,9 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(socket: &UdpSocket) -> Self {
-        let room = is_wildcard(socket).then(address_room);
+    pub(super) fn new() -> Self {
         Self {
-            headers: MultiHeaders::preallocate(BATCH, room),
+            headers: MultiHeaders::preallocate(BATCH, Some(address_room())),
             buffers: vec![0; BATCH * MAX_MESSAGE_LEN],
             taken: [(0, NOBODY); BATCH],
         }
@@ -138,15 +136,14 @@ fn socket_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
 struct Headers {
     plain: MultiHeaders<SockaddrStorage>,
     /// Those that say from which address a reply comes, on a socket that is bound to all.
-    addressed: Option<MultiHeaders<SockaddrStorage>>,
+    addressed: MultiHeaders<SockaddrStorage>,
 }
 
 impl Headers {
-    fn new(socket: &UdpSocket, count: usize) -> Self {
-        let addressed = || MultiHeaders::preallocate(count, Some(address_room()));
+    fn new() -> Self {
         Self {
-            plain: MultiHeaders::preallocate(count, None),
-            addressed: is_wildcard(socket).then(addressed),
+            plain: MultiHeaders::preallocate(BATCH, None),
+            addressed: MultiHeaders::preallocate(BATCH, Some(address_room())),
         }
     }
 
@@ -185,26 +182,21 @@ impl Headers {
             std::array::from_fn(|_| [IoSlice::new(replies.next().unwrap_or_default())]);
         let slices = slices.iter().take(same);
         let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
-        let sent = match (from, &mut self.addressed) {
-            (Some(IpAddr::V4(ip)), Some(headers)) => {
+        let sent = match from {
+            Some(IpAddr::V4(ip)) => {
                 let info = v4_info(ip);
                 let control = [ControlMessage::Ipv4PacketInfo(&info)];
-                sendmmsg(fd, headers, slices, to, control, flags)?.count()
+                sendmmsg(fd, &mut self.addressed, slices, to, control, flags)?.count()
             }
-            (Some(IpAddr::V6(ip)), Some(headers)) => {
+            Some(IpAddr::V6(ip)) => {
                 let info = v6_info(ip);
                 let control = [ControlMessage::Ipv6PacketInfo(&info)];
-                sendmmsg(fd, headers, slices, to, control, flags)?.count()
+                sendmmsg(fd, &mut self.addressed, slices, to, control, flags)?.count()
             }
-            (_, _) => sendmmsg(fd, &mut self.plain, slices, to, [], flags)?.count(),
+            None => sendmmsg(fd, &mut self.plain, slices, to, [], flags)?.count(),
         };
         Ok(sent)
     }
-}
-
-/// Sends replies, at most [`BATCH`].
-pub(super) fn send_all<R: AsRef<[u8]>>(socket: &UdpSocket, replies: &[R], peers: &[Peer]) {
-    Headers::new(socket, replies.len()).send(socket, replies, peers);
 }
 
 /// Collects replies, and sends them.
@@ -216,9 +208,9 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    pub(super) fn new(socket: &UdpSocket) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            headers: Headers::new(socket, BATCH),
+            headers: Headers::new(),
             replies: (0..BATCH).map(|_| Vec::with_capacity(REPLY_ROOM)).collect(),
             peers: [NOBODY; BATCH],
             count: 0,
@@ -252,20 +244,6 @@ impl Outbound {
 fn can_send(socket: &UdpSocket) -> bool {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
     poll(&mut fds, SEND_PATIENCE).is_ok_and(|ready| ready > 0)
-}
-
-/// Waits until there is something to receive; `false` once the other end of `stop` is closed.
-pub(super) fn wait(socket: &UdpSocket, stop: &impl AsFd) -> io::Result<bool> {
-    let mut fds = [
-        PollFd::new(socket.as_fd(), PollFlags::POLLIN),
-        PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-    ];
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let [_, stop] = fds;
-    Ok(!stop.any().unwrap_or(true))
 }
 
 fn v4_info(source: Ipv4Addr) -> libc::in_pktinfo {
