@@ -93,7 +93,7 @@ const NEVER_IN: [(&str, &[&str]); 5] = [
 ];
 
 /// Modules that may touch files.
-const FILES_IN: [&str; 9] = [
+const FILES_IN: [&str; 10] = [
     "config",
     "cli",
     "control/listener",
@@ -103,6 +103,7 @@ const FILES_IN: [&str; 9] = [
     "resolve/store",
     "resolve/system",
     "resolve/validate/anchors",
+    "server/losses",
 ];
 /// Keywords after which a path with `::` in front may stand.
 const BEFORE_A_PATH: [&str; 6] = ["use", "return", "in", "as", "dyn", "mut"];

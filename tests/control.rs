@@ -88,6 +88,7 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         uptime_seconds: 3 * 86_400 + 61,
         listening: vec!["127.0.0.1:53".parse().unwrap(), "[::1]:53".parse().unwrap()],
+        lost_queries: 6,
         upstreams: vec!["192.0.2.1:53".to_owned()],
         answers: CacheUse {
             entries: 1234,
@@ -141,6 +142,7 @@ const STATUS_TEXT: &str = "\
 pkbridge     0.1.0, up 3d1m1s
 listening    127.0.0.1:53
              [::1]:53
+lost         6 queries that came faster than they could be read
 upstreams    192.0.2.1:53
 answers      1234, 2.5 MiB of 48.0 MiB
 packets      56, 30.2 KiB of 16.0 MiB

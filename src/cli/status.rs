@@ -16,6 +16,13 @@ fn text(status: &Status) -> String {
     sheet.line("pkbridge", &format!("{}, up {uptime}", status.version));
     let listening: Vec<String> = status.listening.iter().map(ToString::to_string).collect();
     sheet.lines("listening", "nowhere", &listening);
+    if status.lost_queries > 0 {
+        let lost = counted(status.lost_queries, "query", "queries");
+        sheet.line(
+            "lost",
+            &format!("{lost} that came faster than they could be read"),
+        );
+    }
     sheet.lines("upstreams", "none", &status.upstreams);
     sheet.line("answers", &cache(&status.answers));
     sheet.line("packets", &cache(&status.packets));

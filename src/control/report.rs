@@ -14,6 +14,8 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Addresses that are served.
     pub listening: Vec<SocketAddr>,
+    /// UDP queries that came faster than they could be read, and were lost, since the start.
+    pub lost_queries: u64,
     /// Who answers ordinary names, such as `192.0.2.1:53`.
     pub upstreams: Vec<String>,
     /// The cache of answers.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::CurrentForward;
 use super::assemble::{answers_max_bytes, packets_max_bytes};
+use super::losses::lost_queries;
 use crate::config::{Config, SearchDomains, format_duration};
 use crate::control::{
     self, CacheUse, Cached, Control, Explanation, Flush, Flushed, Freshness, LastLookup, Lookups,
@@ -73,6 +74,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs(),
             listening,
+            lost_queries: lost_queries(&self.listening),
             upstreams: self.upstreams().iter().map(ToString::to_string).collect(),
             answers: CacheUse {
                 entries: answers,

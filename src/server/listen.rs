@@ -20,7 +20,7 @@ const ANY_PORT_TRIES: usize = 16;
 pub(super) struct Listener {
     pub(super) configured: SocketAddr,
     pub(super) bound: SocketAddr,
-    /// One for each thread that is to read them; empty if UDP is not served here.
+    /// One for each thread that is to read them, or one alone; empty if UDP is not served here.
     pub(super) udp: Vec<UdpSocket>,
     pub(super) tcp: Option<TcpListener>,
 }
@@ -133,12 +133,7 @@ pub(super) fn adopt(inherited: Inherited) -> Result<Vec<Listener>, ListenError> 
         |transport: Transport| move |error: io::Error| listen_error(unknown, transport, &error);
     let udp = inherited.udp.into_iter().map(|socket| {
         let bound = socket.local_addr()?;
-        // There can be no second one, so the threads share it.
-        let mut sockets = vec![socket];
-        while let Some(first) = sockets.first().filter(|_| sockets.len() < udp_threads()) {
-            sockets.push(first.try_clone()?);
-        }
-        Ok((bound, sockets, None))
+        Ok((bound, vec![socket], None))
     });
     let tcp = inherited.tcp.into_iter().map(|socket| {
         let socket = TcpListener::from_std(socket)?;

@@ -5,6 +5,7 @@ mod assemble;
 mod control;
 mod forwarding;
 mod listen;
+mod losses;
 mod port_holder;
 
 use std::net::SocketAddr;
@@ -210,6 +211,7 @@ impl Server {
         let mut in_dht = false;
         systemd::notify_ready(&self.status(in_dht));
         let udp_addresses = self.udp_addresses.subscribe();
+        let losses = tokio::spawn(losses::tell_log(udp_addresses.clone()));
         let watchdog = tokio::spawn(systemd::watchdog(udp_addresses, stop.clone()));
         loop {
             let dht = self.dht();
@@ -236,6 +238,7 @@ impl Server {
         }
         systemd::notify_stopping();
         watchdog.abort();
+        losses.abort();
         for running in &self.listeners {
             running.stop.cancel();
         }

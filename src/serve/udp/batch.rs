@@ -10,6 +10,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrStorage,
     recvmmsg, sendmmsg, setsockopt, sockopt,
 };
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 
 use crate::wire::MAX_MESSAGE_LEN;
 
@@ -36,11 +39,18 @@ const NOBODY: Peer = Peer {
     asked: None,
 };
 
-/// What the kernel is told of a socket before it is used in batches. On a wildcard address it says with
-/// each datagram which address was asked.
+/// What the kernel is told of a socket before it is used in batches. Replies leave whole or not at all,
+/// whatever anybody says of the way's MTU: what comes in fragments can be forged, and is dropped by many. On a
+/// wildcard address the kernel says with each datagram which address was asked.
 pub(super) fn prepare(socket: &UdpSocket) -> io::Result<()> {
+    let local = socket.local_addr()?;
+    if local.is_ipv4() {
+        set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?;
+    } else {
+        set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?;
+    }
     if is_wildcard(socket) {
-        if socket.local_addr()?.is_ipv4() {
+        if local.is_ipv4() {
             setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
         } else {
             setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
@@ -59,26 +69,37 @@ fn address_room() -> Vec<u8> {
     nix::cmsg_space!(libc::in6_pktinfo)
 }
 
-/// Takes datagrams.
+/// Takes datagrams of one socket: the system leaves in the headers how long addresses and control messages were.
 pub(super) struct Inbound {
     headers: MultiHeaders<SockaddrStorage>,
-    /// [`BATCH`] buffers of [`MAX_MESSAGE_LEN`]; the system gives memory only for what is used of them.
-    buffers: Vec<u8>,
     taken: [(usize, Peer); BATCH],
 }
 
-impl Inbound {
+/// [`BATCH`] buffers of [`MAX_MESSAGE_LEN`]; the system gives memory only for what is used of them.
+pub(super) struct Buffers(Vec<u8>);
+
+impl Buffers {
     pub(super) fn new() -> Self {
+        Self(vec![0; BATCH * MAX_MESSAGE_LEN])
+    }
+}
+
+impl Inbound {
+    pub(super) fn new(socket: &UdpSocket) -> Self {
+        let room = is_wildcard(socket).then(address_room);
         Self {
-            headers: MultiHeaders::preallocate(BATCH, Some(address_room())),
-            buffers: vec![0; BATCH * MAX_MESSAGE_LEN],
+            headers: MultiHeaders::preallocate(BATCH, room),
             taken: [(0, NOBODY); BATCH],
         }
     }
 
     /// Takes what has come, at most [`BATCH`] datagrams, and returns their number. Does not wait.
-    pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        let mut buffers = self.buffers.chunks_exact_mut(MAX_MESSAGE_LEN);
+    pub(super) fn receive(
+        &mut self,
+        socket: &UdpSocket,
+        buffers: &mut Buffers,
+    ) -> io::Result<usize> {
+        let mut buffers = buffers.0.chunks_exact_mut(MAX_MESSAGE_LEN);
         let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
             std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
         let messages = recvmmsg(
@@ -97,8 +118,12 @@ impl Inbound {
     }
 
     /// The datagrams of the last batch, which had `count`.
-    pub(super) fn datagrams(&self, count: usize) -> impl Iterator<Item = (&[u8], Peer)> {
-        let buffers = self.buffers.chunks_exact(MAX_MESSAGE_LEN);
+    pub(super) fn datagrams<'a>(
+        &self,
+        buffers: &'a Buffers,
+        count: usize,
+    ) -> impl Iterator<Item = (&'a [u8], Peer)> {
+        let buffers = buffers.0.chunks_exact(MAX_MESSAGE_LEN);
         let taken = self.taken.iter().zip(buffers).take(count);
         taken.map(|((length, peer), buffer)| (buffer.get(..*length).unwrap_or_default(), *peer))
     }
@@ -262,5 +287,27 @@ fn v6_info(source: Ipv6Addr) -> libc::in6_pktinfo {
             s6_addr: source.octets(),
         },
         ipi6_ifindex: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::{ip_mtu_discover, ipv6_mtu_discover};
+
+    use super::*;
+
+    #[test]
+    fn replies_are_never_fragmented() {
+        for address in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0"] {
+            let socket = UdpSocket::bind(address).unwrap();
+            prepare(&socket).unwrap();
+            if address.starts_with('[') {
+                let set = ipv6_mtu_discover(&socket).unwrap();
+                assert!(set == Ipv6PathMtuDiscovery::PROBE, "{address}");
+            } else {
+                let set = ip_mtu_discover(&socket).unwrap();
+                assert!(set == Ipv4PathMtuDiscovery::PROBE, "{address}");
+            }
+        }
     }
 }

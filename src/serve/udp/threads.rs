@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::batch::{self, BATCH, Inbound, Outbound};
+use super::batch::{self, BATCH, Buffers, Inbound, Outbound};
 use super::fast::AtHand;
 use super::{
     Bound, MAX_QUEUED, MAX_QUEUED_OF_CLIENT, MAX_WAITING, MAX_WAITING_OF_CLIENT, Ready, Slow,
@@ -70,20 +70,25 @@ impl UdpThreads {
         })
     }
 
-    /// Serves the sockets of one address until `stop`, each on a thread of its own as far as there are as
-    /// many.
+    /// Serves the sockets of one address until `stop`. There is one for each thread, or one that they share,
+    /// or none.
     ///
     /// # Errors
     /// If the system does not give a socket the options that it needs.
     pub(crate) fn serve(
         &self,
-        sockets: Vec<UdpSocket>,
+        mut sockets: Vec<UdpSocket>,
         stop: &CancellationToken,
     ) -> io::Result<()> {
         let waiting = Arc::new(Bound::new(MAX_WAITING, MAX_WAITING_OF_CLIENT));
         let queued = Arc::new(Bound::new(MAX_QUEUED, MAX_QUEUED_OF_CLIENT));
         sockets.iter().try_for_each(batch::prepare)?;
-        for (socket, thread) in sockets.into_iter().zip(self.threads.iter().cycle()) {
+        let missing = self.threads.len().saturating_sub(sockets.len());
+        if let Some(socket) = sockets.first() {
+            let shares: io::Result<Vec<_>> = (0..missing).map(|_| socket.try_clone()).collect();
+            sockets.extend(shares?);
+        }
+        for (socket, thread) in sockets.into_iter().zip(&self.threads) {
             let (replies, ready) = unbounded_channel();
             let slow = Slow {
                 replies,
@@ -126,7 +131,7 @@ struct Desk {
     /// The service that the answers at hand are of.
     served: Arc<Service>,
     at_hand: AtHand,
-    inbound: Inbound,
+    buffers: Buffers,
     outbound: Outbound,
 }
 
@@ -137,15 +142,15 @@ impl Desk {
             served: Arc::clone(service.load()),
             service,
             at_hand: AtHand::new(),
-            inbound: Inbound::new(),
+            buffers: Buffers::new(),
             outbound: Outbound::new(),
         }
     }
 
     /// Answers what has come, at most a batch, as far as no lookup is needed. Returns whether there may be
     /// more.
-    fn answer_batch(&mut self, socket: &UdpSocket, slow: &Slow) -> bool {
-        let count = match self.inbound.receive(socket) {
+    fn answer_batch(&mut self, socket: &UdpSocket, inbound: &mut Inbound, slow: &Slow) -> bool {
+        let count = match inbound.receive(socket, &mut self.buffers) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
@@ -160,7 +165,7 @@ impl Desk {
             self.at_hand.clear();
         }
         let now = Instant::now();
-        for (message, peer) in self.inbound.datagrams(count) {
+        for (message, peer) in inbound.datagrams(&self.buffers, count) {
             slow.answer(
                 &self.served,
                 message,
@@ -215,6 +220,7 @@ impl Reader {
                 return;
             }
         };
+        let mut inbound = Inbound::new(socket.get_ref());
         let mut stopped = pin!(stop.cancelled());
         let mut replies = Vec::with_capacity(BATCH);
         loop {
@@ -234,7 +240,7 @@ impl Reader {
                     };
                     let is_more = {
                         let _there = lookups.as_ref().map(Handle::enter);
-                        desk.borrow_mut().answer_batch(socket.get_ref(), &slow)
+                        desk.borrow_mut().answer_batch(socket.get_ref(), &mut inbound, &slow)
                     };
                     if is_more {
                         tokio::task::yield_now().await;
