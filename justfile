@@ -47,9 +47,10 @@ units:
     cargo build --release
     .ci/systemd-check target/release/pkbridge
 
-# Micro-benchmarks
+# Micro-benchmarks, and the instructions that a question costs (Debian package valgrind)
 bench *args:
-    cargo bench {{ args }}
+    cargo bench --bench pkbridge -- {{ args }}
+    cargo bench --bench instructions
 
 # Cold keys beside the bare DHT library, on a simulated network of a thousand nodes
 bench-cold *args:
@@ -64,6 +65,10 @@ bench-forward *args:
 # knot-resolver, dnsperf; those that are not there are left out)
 bench-hit *args:
     cargo bench --bench hit -- {{ args }}
+
+# Bytes of a cached answer and packet, and whether bounds are kept, beside unbound (Debian package unbound)
+bench-memory *args:
+    cargo bench --bench memory -- {{ args }}
 
 # Fuzz a target: answer, message, packet or name (needs `cargo install cargo-fuzz`)
 fuzz target="answer" seconds="60":

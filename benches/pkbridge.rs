@@ -62,6 +62,119 @@ fn walk_message(bencher: divan::Bencher<'_, '_>) {
     bencher.bench(|| Layout::read(divan::black_box(packet.dns())).unwrap());
 }
 
+/// Answers from the cache, from the bytes of the query to those of the reply.
+mod hit {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use futures_util::future::{BoxFuture, ready};
+    use pkbridge::resolve::{
+        AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Names, Packets,
+        Question, Resolver, Response, See, Ttls, Wanted,
+    };
+    use pkbridge::serve::{AtHand, AuthenticData, ServeSettings, Service, Transport};
+
+    /// The DHT is empty.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl FetchPacket for Nobody {
+        fn fetch<'a>(&'a self, _: Wanted, _: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
+            Box::pin(ready(Ending::Complete(Holders::default())))
+        }
+    }
+
+    /// Every name has one address.
+    #[derive(Debug)]
+    struct OneAddress;
+
+    impl Forward for OneAddress {
+        fn forward<'a>(
+            &'a self,
+            question: &'a Question,
+        ) -> BoxFuture<'a, Result<Response, Failure>> {
+            let mut wire = vec![0, 0, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+            wire.extend(question.wire());
+            wire.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 1]);
+            Box::pin(ready(Ok(Response::from_message(wire).unwrap())))
+        }
+    }
+
+    fn service() -> Service {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let times = HoldTimes {
+            min: DAY,
+            max: DAY,
+            empty: DAY,
+            failure: DAY,
+            max_stale: DAY,
+            stale_wait: Duration::ZERO,
+        };
+        let ttls = Ttls {
+            min: 0,
+            max: 86_400,
+            negative: 300,
+            failure: 5,
+        };
+        let packets = Packets::new(Arc::new(Nobody), None, 1 << 20, times);
+        let answers = AnswerCache::new(1 << 24);
+        let resolver = Resolver::new(
+            Names::default(),
+            packets,
+            Arc::new(OneAddress),
+            ttls,
+            answers,
+        );
+        let settings = ServeSettings {
+            allow: vec!["127.0.0.0/8".parse().unwrap()],
+            authentic_data: AuthenticData::Never,
+            nsid: String::new(),
+        };
+        Service::new(settings, resolver).unwrap()
+    }
+
+    /// A service that has the answer to the query.
+    fn warm() -> (tokio::runtime::Runtime, Service, Vec<u8>, SocketAddr) {
+        let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+        query.extend(b"\x03www\x05bench\x07example\0\0\x01\0\x01");
+        query.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0]);
+        let client = SocketAddr::from(([127, 0, 0, 1], 5353));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let service = {
+            let _inside = runtime.enter();
+            service()
+        };
+        let reply = runtime.block_on(service.respond(&query, client, Transport::Udp));
+        assert_eq!(reply.unwrap()[3] & 0xf, 0);
+        (runtime, service, query, client)
+    }
+
+    /// What a thread has at hand that reads UDP.
+    #[divan::bench]
+    fn at_hand(bencher: divan::Bencher<'_, '_>) {
+        let (_runtime, service, query, client) = warm();
+        let (mut at_hand, mut reply) = (AtHand::new(), Vec::new());
+        bencher.bench_local(|| {
+            let query = divan::black_box(&query);
+            assert!(service.respond_at_once(query, client, &mut at_hand, &mut reply));
+        });
+    }
+
+    /// Everything else: over TCP, or with options.
+    #[divan::bench]
+    fn in_cache(bencher: divan::Bencher<'_, '_>) {
+        let (runtime, service, query, client) = warm();
+        let _inside = runtime.enter();
+        bencher.bench_local(|| {
+            let query = divan::black_box(&query);
+            let reply = service.respond(query, client, Transport::Tcp);
+            reply.now_or_never().flatten().unwrap()
+        });
+    }
+}
+
 /// The store on the disk of the temporary directory.
 mod store {
     use std::path::PathBuf;

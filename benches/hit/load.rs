@@ -20,7 +20,12 @@ pub(super) enum Load {
     Full,
     /// So many a second.
     Rate(f64),
+    /// So many a second, beside [`FLOOD`] questions for new names.
+    Flooded(f64),
 }
+
+/// Questions a second for names that nobody has asked for: more than any resolver can look up.
+pub(super) const FLOOD: f64 = 50_000.0;
 
 /// What came of it, in the measured time.
 #[derive(Debug)]
@@ -121,6 +126,49 @@ impl Client {
     }
 }
 
+/// A client that asks for new names, and listens to nobody.
+struct Flood {
+    socket: UdpSocket,
+    /// In front of the number, so that no two are alike.
+    name: String,
+    asked: u64,
+}
+
+impl Flood {
+    fn new(server: SocketAddr) -> Self {
+        let socket = socket();
+        socket.connect(server).unwrap();
+        Self {
+            socket,
+            name: format!("{:016x}", rand::random::<u64>()),
+            asked: 0,
+        }
+    }
+
+    /// Asks for what is due.
+    fn go_on(&mut self, batch: &mut Batch, elapsed: Duration) {
+        let due = (elapsed.as_secs_f64() * FLOOD) as u64;
+        let count = due.saturating_sub(self.asked).min(BATCH as u64);
+        batch.clear();
+        for number in 0..count {
+            let label = format!("{}-{}", self.name, due + number);
+            let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for label in [&label, "bench", "example"] {
+                query.push(u8::try_from(label.len()).unwrap());
+                query.extend(label.as_bytes());
+            }
+            query.extend([0, 0, 1, 0, 1]);
+            batch.push(&query);
+        }
+        if count > 0 {
+            batch.send_connected(&self.socket);
+        }
+        // What could not be sent in time is not made up for.
+        self.asked = due;
+        batch.receive(&self.socket, false);
+    }
+}
+
 /// Puts a load on a server; `cpu` tells the time that it has taken.
 pub(super) fn put(
     load: Load,
@@ -131,6 +179,7 @@ pub(super) fn put(
 ) -> Outcome {
     let mut clients: Vec<Client> = (0..SOCKETS).map(|_| Client::new(server)).collect();
     let mut queries = queries.iter().cycle().cloned();
+    let mut flood = matches!(load, Load::Flooded(_)).then(|| Flood::new(server));
     let mut batch = Batch::new();
     let mut latencies = Vec::new();
     let started = Instant::now();
@@ -144,6 +193,9 @@ pub(super) fn put(
             latencies.clear();
             measured = Some((Instant::now(), cpu()));
         }
+        if let Some(flood) = &mut flood {
+            flood.go_on(&mut batch, started.elapsed());
+        }
         let before = latencies.len();
         for client in &mut clients {
             client.take(&mut batch, micros, &mut latencies);
@@ -151,7 +203,7 @@ pub(super) fn put(
                 // In batches, as a server under load gets them.
                 Load::Full if client.under_way > BATCH / 2 => 0,
                 Load::Full => BATCH - client.under_way,
-                Load::Rate(rate) => {
+                Load::Rate(rate) | Load::Flooded(rate) => {
                     let due = (started.elapsed().as_secs_f64() * rate) as u64;
                     usize::try_from(due - asked).unwrap().min(BATCH)
                 }

@@ -2,7 +2,8 @@
 //! is what the kernel takes to receive and send a datagram.
 //!
 //! `just bench-hit` runs it. A thousand names are asked for again and again, as fast as the resolver
-//! answers, then at half of unbound's rate; and over TCP by dnsperf. The resolvers have a CPU of their
+//! answers, then at half of unbound's rate; over TCP by dnsperf; and beside a flood of questions for new names,
+//! which are more than can be looked up. The resolvers have a CPU of their
 //! own, one runs at a time, and the rounds go round all of them, so that what else happens on the
 //! machine hits all alike.
 
@@ -83,6 +84,7 @@ enum What {
     Full,
     Half,
     Tcp,
+    Flooded,
 }
 
 /// What a measurement came to.
@@ -169,14 +171,6 @@ fn measure(
     {
         took.push((What::Tcp, tcp));
     }
-    for (what, figures) in took {
-        assert!(
-            !options.test || kind != Kind::Pkbridge || figures.rate > 0.0,
-            "{}: {figures:?}",
-            kind.name()
-        );
-        results.entry((what, kind)).or_default().push(figures);
-    }
     // Some look their names up again ahead of time; nearly all answers must be hits.
     let asked = upstream.asked() - asked;
     let few = u64::try_from(options.names).unwrap() * 2;
@@ -185,6 +179,17 @@ fn measure(
         "{} asked {asked} times",
         kind.name()
     );
+    if kind != Kind::Echo {
+        took.push((What::Flooded, figures(&put(Load::Flooded(rate / 4.0)))));
+    }
+    for (what, figures) in took {
+        assert!(
+            !options.test || kind != Kind::Pkbridge || figures.rate > 0.0,
+            "{}: {figures:?}",
+            kind.name()
+        );
+        results.entry((what, kind)).or_default().push(figures);
+    }
 }
 
 fn figures(outcome: &Outcome) -> Figures {
@@ -249,10 +254,15 @@ fn dnsperf(resolver: &Resolver, names: &Path, seconds: f64) -> Option<Figures> {
 }
 
 fn show(kinds: &[Kind], results: &Results) {
+    let flood = format!(
+        "UDP, at an eighth of unbound's rate, beside {} new names a second",
+        load::FLOOD
+    );
     for (what, title) in [
         (What::Full, "UDP, as fast as it goes"),
         (What::Half, "UDP, at half of unbound's rate"),
         (What::Tcp, "TCP, 4 connections, 100 under way"),
+        (What::Flooded, flood.as_str()),
     ] {
         println!(
             "\n{title}\n  {:16} {:>26} {:>20} {:>5} {:>8} {:>8} {:>6}",

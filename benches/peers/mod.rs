@@ -65,6 +65,15 @@ fn allowed_cpus() -> Vec<usize> {
     list.unwrap().trim().split(',').flat_map(range).collect()
 }
 
+/// The memory of a process, in bytes: what is resident and no file's (proc_pid_status(5)).
+pub(crate) fn memory_of(pid: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mut lines = status.lines();
+    let kib = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = kib.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() * 1024
+}
+
 /// The middle of some figures, and how far they lie apart.
 pub(crate) struct Spread {
     pub(crate) median: f64,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long a resolver may take to start; for a loaded machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long it may take to end by itself.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +58,9 @@ impl Kind {
     }
 }
 
+/// The bound of caches, unless a benchmark sets it.
+const CACHE_MIB: u64 = 64;
+
 /// A resolver that answers.
 pub(crate) struct Resolver {
     child: Child,
@@ -68,12 +71,27 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// Starts one on `cpus`, forwarding to `upstream`, and waits until it answers.
     pub(crate) fn start(kind: Kind, program: &Path, cpus: &str, upstream: SocketAddr) -> Self {
+        Self::with_cache(kind, program, cpus, upstream, CACHE_MIB)
+    }
+
+    /// The same, with a cache of so many MiB, if it takes a bound in bytes.
+    pub(crate) fn with_cache(
+        kind: Kind,
+        program: &Path,
+        cpus: &str,
+        upstream: SocketAddr,
+        cache_mib: u64,
+    ) -> Self {
         let name = format!("pkbridge-bench-{:016x}", rand::random::<u64>());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir(&directory).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let file = directory.join("configuration");
-        fs::write(&file, configuration(kind, &directory, address, upstream)).unwrap();
+        fs::write(
+            &file,
+            configuration(kind, &directory, address, upstream, cache_mib),
+        )
+        .unwrap();
         let mut command = Command::new("taskset");
         command.args(["--cpu-list", cpus]);
         match kind {
@@ -132,6 +150,11 @@ impl Resolver {
         }
     }
 
+    /// The memory that it has, in bytes: what is resident and no file's.
+    pub(crate) fn memory(&self) -> u64 {
+        super::memory_of(&self.child.id().to_string())
+    }
+
     /// CPU time, user and system, that its threads have taken so far: what the scheduler has counted, in
     /// nanoseconds. Sending over loopback includes the kernel's work of delivery, for all alike.
     pub(crate) fn cpu(&self) -> Duration {
@@ -181,7 +204,10 @@ fn configuration(
     directory: &Path,
     address: SocketAddr,
     upstream: SocketAddr,
+    cache_mib: u64,
 ) -> String {
+    // unbound has one for messages, and one for the records in them.
+    let (messages_mib, records_mib) = (cache_mib / 3, cache_mib - cache_mib / 3);
     let (ip, port) = (address.ip(), address.port());
     let directory = directory.display();
     match kind {
@@ -189,7 +215,7 @@ fn configuration(
             "[listen]\naddresses = [\"{address}\"]\n\
              [upstream]\nservers = [\"{upstream}\"]\n\
              [dht]\nbootstrap = [\"127.0.0.1:9\"]\nbind-address = \"127.0.0.1\"\n\
-             [cache]\nmax-bytes = \"64MiB\"\n\
+             [cache]\nmax-bytes = \"{cache_mib}MiB\"\n\
              [state]\ndirectory = \"\"\n\
              [control]\nsocket = \"\"\n\
              [log]\nlevel = \"warn\"\n"
@@ -199,7 +225,7 @@ fn configuration(
              pidfile: \"{directory}/pid\"\n  use-syslog: no\n  logfile: \"\"\n  \
              interface: {ip}\n  port: {port}\n  num-threads: {threads}\n  \
              do-not-query-localhost: no\n  module-config: \"iterator\"\n  \
-             msg-cache-size: 21m\n  rrset-cache-size: 43m\n  so-rcvbuf: 4m\n\
+             msg-cache-size: {messages_mib}m\n  rrset-cache-size: {records_mib}m\n  so-rcvbuf: 4m\n\
              remote-control:\n  control-enable: no\n\
              forward-zone:\n  name: \".\"\n  forward-addr: {}@{}\n",
             upstream.ip(),

@@ -1,6 +1,7 @@
 //! The resolver that everybody forwards to: it knows one address for every name.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -16,7 +17,7 @@ const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 /// An OPT without options that offers 1232 bytes.
 const OPT: [u8; 11] = [0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
 
-/// An upstream on loopback, in a thread of its own until the process ends.
+/// An upstream on loopback, over UDP and TCP, in threads of its own until the process ends.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     asked: Arc<AtomicU64>,
@@ -24,11 +25,23 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn start() -> Self {
-        let socket = socket();
+        let (socket, listener) = loop {
+            let socket = socket();
+            if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()) {
+                break (socket, listener);
+            }
+        };
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&asked);
-        thread::spawn(move || serve(&socket, &count));
+        let (of_udp, of_tcp) = (Arc::clone(&asked), Arc::clone(&asked));
+        thread::spawn(move || serve(&socket, &of_udp));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, asked) = (stream.unwrap(), Arc::clone(&of_tcp));
+                // It ends with the connection, whatever ends that.
+                thread::spawn(move || serve_stream(stream, &asked));
+            }
+        });
         Self { address, asked }
     }
 
@@ -56,6 +69,25 @@ fn serve(socket: &UdpSocket, asked: &AtomicU64) {
         };
         // A client that has gone away is no concern of ours.
         let _ = socket.send_to(&buffer[..length], client);
+    }
+}
+
+fn serve_stream(mut stream: TcpStream, asked: &AtomicU64) -> std::io::Result<()> {
+    let mut buffer = [0; 1500];
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let length = usize::from(u16::from_be_bytes(length)).min(buffer.len());
+        stream.read_exact(&mut buffer[..length])?;
+        asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(length) = answer(&mut buffer, length) {
+            let framed = [
+                &u16::try_from(length).unwrap().to_be_bytes(),
+                &buffer[..length],
+            ]
+            .concat();
+            stream.write_all(&framed)?;
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::resolve::Resolver;
 use admit::{Admission, Asked, Gate};
 
 pub use admit::Transport;
+pub use udp::AtHand;
 
 pub(crate) use stream::{Places, serve_tcp};
 pub(crate) use udp::UdpThreads;

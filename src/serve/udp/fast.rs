@@ -113,7 +113,7 @@ impl<'a> Plain<'a> {
 
 /// Answers that a thread has at hand.
 #[derive(Debug)]
-pub(crate) struct AtHand {
+pub struct AtHand {
     sets: Box<[[Option<Kept>; WAYS]]>,
     hasher: RandomState,
 }
@@ -137,12 +137,19 @@ impl Kept {
     }
 }
 
-impl AtHand {
-    pub(crate) fn new() -> Self {
+impl Default for AtHand {
+    fn default() -> Self {
         Self {
             sets: (0..SETS).map(|_| [const { None }; WAYS]).collect(),
             hasher: RandomState::new(),
         }
+    }
+}
+
+impl AtHand {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Forgets all: they are another cache's.
@@ -204,6 +211,19 @@ pub(super) enum AtOnce {
 }
 
 impl Service {
+    /// Writes the reply to a plain query over UDP whose answer is in the cache; `false` if it takes more, as
+    /// [`respond`](Self::respond) does. What the threads do that read the sockets, without them.
+    pub fn respond_at_once(
+        &self,
+        message: &[u8],
+        client: SocketAddr,
+        at_hand: &mut AtHand,
+        reply: &mut Vec<u8>,
+    ) -> bool {
+        let done = self.answer_at_once(message, client, Instant::now(), at_hand, reply);
+        matches!(done, AtOnce::Answered)
+    }
+
     /// Writes the reply to a plain query whose answer is in the cache.
     pub(super) fn answer_at_once(
         &self,

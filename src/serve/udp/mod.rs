@@ -17,8 +17,9 @@ use super::admit::{Asked, Transport};
 use super::{Next, reply};
 use crate::resolve::{Asker, Ede, Place, Places, ede};
 use batch::{Outbound, Peer};
-use fast::{AtHand, AtOnce};
+use fast::AtOnce;
 
+pub use fast::AtHand;
 pub(crate) use fast::Plain;
 pub(crate) use threads::UdpThreads;
 
