@@ -103,7 +103,7 @@ impl Slow {
             Next::LookUp(asked) => {
                 if let Err(asked) = self.look_up(service, asked, peer) {
                     let busy = Ede::new(ede::NOT_READY, "too many lookups under way");
-                    *reply = reply::error(&asked.head, 2, Some(&busy));
+                    reply.clone_from(&reply::error(&asked.head, 2, Some(&busy)));
                     outbound.push(peer);
                 }
             }

@@ -183,7 +183,8 @@ impl Desk {
     fn send(&mut self, socket: &UdpSocket, ready: &mut Vec<Ready>) {
         for Ready { bytes, peer, place } in ready.drain(..) {
             if let Some(reply) = self.outbound.next() {
-                *reply = bytes;
+                // Into its room, which answers at hand need.
+                reply.clone_from(&bytes);
                 self.outbound.push(peer);
             }
             drop(place);
