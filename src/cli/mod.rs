@@ -19,9 +19,6 @@ use clap::{Parser, Subcommand};
 use crate::config::{Config, ConfigError};
 use crate::serve::systemd::Inherited;
 
-/// Tasks that a thread runs before it looks at those that wait for any thread.
-const GLOBAL_QUEUE_INTERVAL: u32 = 4;
-
 /// Where the configuration is, unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/pkbridge/pkbridge.toml";
 /// The exit code for a configuration that is refused: `EX_CONFIG` of sysexits.h.
@@ -100,9 +97,6 @@ pub fn run() -> ExitCode {
         }
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
-        // What a full queue of tasks has put aside gets its turn: by default so seldom that under load
-        // some questions wait ten times as long as others.
-        .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
         .enable_all()
         .build()
     {
