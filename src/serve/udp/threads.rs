@@ -28,6 +28,9 @@ use crate::serve::{CurrentService, Service};
 
 /// Tasks that run before sockets are looked at again.
 const TURN: u32 = 32;
+/// Batches that are read from a socket in its turn, at most: so what waits there is drained even while lookups
+/// take all the time that there is.
+const BATCHES: usize = 8;
 
 /// Threads that read sockets. They end when this is dropped and their sockets are done with.
 #[derive(Debug)]
@@ -241,7 +244,8 @@ impl Reader {
                     };
                     let is_more = {
                         let _there = lookups.as_ref().map(Handle::enter);
-                        desk.borrow_mut().answer_batch(socket.get_ref(), &mut inbound, &slow)
+                        let mut desk = desk.borrow_mut();
+                        (0..BATCHES).all(|_| desk.answer_batch(socket.get_ref(), &mut inbound, &slow))
                     };
                     if is_more {
                         tokio::task::yield_now().await;
