@@ -40,7 +40,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
 ];
 
 /// Paths that only these modules may name. A place is a module: a file, or a directory of them.
-const ONLY_IN: [(&str, &[&str]); 10] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
     // The DHT library; the demo has its loopback network as well.
     ("mainline", &["resolve/dht", "cli/demo"]),
     ("redb", &["resolve/store"]),
@@ -49,6 +49,7 @@ const ONLY_IN: [(&str, &[&str]); 10] = [
     ("ed25519_dalek", &["pkarr"]),
     // The command line, the service manager's sockets and messages, where logs go, the file's form.
     ("clap", &["cli"]),
+    ("qrcode", &["cli/key"]),
     ("listenfd", &["serve/systemd"]),
     ("sd_notify", &["serve/systemd"]),
     ("tracing_subscriber", &["cli/log"]),

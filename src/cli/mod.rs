@@ -6,6 +6,9 @@ mod control;
 mod demo;
 mod explain;
 mod flush;
+mod key;
+mod key_file;
+mod keygen;
 mod log;
 mod query;
 mod serve;
@@ -49,6 +52,10 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Asks a question and shows the answer: exit code 0 found, 1 not found, 3 failure
     Query(query::QueryArgs),
+    /// Makes a key, which is a domain: writes its secret half to a new file, and shows its public half
+    Keygen(keygen::KeygenArgs),
+    /// Shows the public half of a secret key file
+    Key(key::KeyArgs),
     /// Shows all of it on this machine alone: a DHT, a key, a signed packet, and the resolver
     Demo(demo::DemoArgs),
 }
@@ -87,6 +94,8 @@ pub fn run() -> ExitCode {
         | Command::Flush(_)
         | Command::Explain(_)
         | Command::Query(_)
+        | Command::Keygen(_)
+        | Command::Key(_)
         | Command::Demo(_) => Ok(Inherited::default()),
     };
     let inherited = match inherited {
@@ -111,6 +120,8 @@ pub fn run() -> ExitCode {
             Command::Flush(args) => flush::run(args).await,
             Command::Explain(args) => explain::run(args).await,
             Command::Query(args) => ExitCode::from(query::run(args, &mut std::io::stdout()).await),
+            Command::Keygen(args) => keygen::run(&args),
+            Command::Key(args) => key::run(&args),
             Command::Demo(args) => demo::run(args).await,
         }
     });

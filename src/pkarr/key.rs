@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
 
 /// The digits of z-base-32, in the order of their values.
 pub const Z32_ALPHABET: &[u8; 32] = b"ybndrfg8ejkmcpqxot1uwisza345h769";
@@ -80,6 +80,14 @@ impl PublicKey {
     /// The key as `ed25519_dalek` uses it.
     pub(super) fn verifying_key(&self) -> Option<VerifyingKey> {
         VerifyingKey::from_bytes(&self.0).ok()
+    }
+}
+
+/// The public half of a secret key. It is never weak: the secret scalar is a multiple of 8 between 2^254
+/// and 2^255 (RFC 8032 section 5.1.5), and none of these is one of the group's order.
+impl From<&SigningKey> for PublicKey {
+    fn from(secret: &SigningKey) -> Self {
+        Self(secret.verifying_key().to_bytes())
     }
 }
 

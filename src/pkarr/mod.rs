@@ -3,11 +3,13 @@
 
 mod key;
 mod name;
+mod secret_key;
 mod signed_packet;
 mod zone;
 
 pub use key::{KeyError, PublicKey, Z32_ALPHABET, Z32_LEN};
 pub use name::{NameError, NameKind, PublicKeyName, Suffixes, parse_name};
+pub use secret_key::{SecretKeyError, read_secret_key, secret_key_text};
 pub use signed_packet::{MAX_DNS_LEN, PacketError, SignedPacket};
 pub(crate) use zone::soa_record;
 pub use zone::{Lookup, Record, Zone};
