@@ -1,9 +1,10 @@
 //! The signed packet: a DNS message, a timestamp, and the key owner's signature over both.
 
 use ed25519_dalek::{Signature, Signer, SigningKey};
-use hickory_proto::op::{Message, OpCode};
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder, NameEncoding};
 
 use super::key::{KeyError, PublicKey};
+use super::message::Writer;
 use crate::wire::{Layout, WireError};
 
 /// Longest DNS message in a packet, in bytes (BEP 44 bounds the value; the reference counts this).
@@ -115,10 +116,17 @@ impl SignedPacket {
         seq: u64,
         records: Vec<hickory_proto::rr::Record>,
     ) -> Result<Self, PacketError> {
-        let mut message = Message::response(0, OpCode::Query);
-        message.insert_answers(records);
-        let dns = message.to_vec().map_err(|_| WireError::BadName)?;
-        Self::sign(secret, seq, &dns)
+        let mut writer = Writer::new();
+        for record in records {
+            let mut rdata = Vec::new();
+            let mut encoder = BinEncoder::new(&mut rdata);
+            encoder.set_name_encoding(NameEncoding::Uncompressed);
+            let written = record.data.emit(&mut encoder);
+            written.map_err(|_| WireError::BadName)?;
+            let (rtype, class) = (record.record_type(), record.dns_class.into());
+            writer.write(&record.name, rtype, class, record.ttl, &rdata);
+        }
+        Self::sign(secret, seq, &writer.finish())
     }
 
     /// The key that signed.

@@ -325,13 +325,14 @@ impl Zone {
     }
 }
 
-fn apex_of(key: PublicKey) -> Name {
+/// The apex of a key's zone: its label.
+pub(super) fn apex_of(key: PublicKey) -> Name {
     // 52 letters and digits are a label.
     Name::from_ascii(format!("{key}.")).unwrap_or_else(|_| Name::root())
 }
 
 /// Types that are questions or protocol, never records of a zone (RFC 6895 section 3.1).
-fn is_meta(rtype: u16) -> bool {
+pub(super) fn is_meta(rtype: u16) -> bool {
     rtype == 0 || rtype == 41 || (128..=255).contains(&rtype)
 }
 
