@@ -1,5 +1,5 @@
-//! What the owner of a name does: makes a key. By the real program, with the reference implementation on the
-//! other side.
+//! What the owner of a name does: makes a key, writes a zone file, publishes it. By the real program, on a DHT
+//! on loopback, and with the reference implementation on the other side.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,8 +14,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Directory, key_of, secret};
-use pkbridge::pkarr::PublicKey;
+use common::{Directory, Running, TestDht, ask, below, data, key_of, secret, sign};
+use hickory_proto::rr::rdata::{A, TXT};
+use hickory_proto::rr::{RData, RecordType};
+use pkbridge::pkarr::{PublicKey, SignedPacket};
 use serde_json::Value;
 
 /// What the program has said.
@@ -52,12 +54,37 @@ fn run_in(directory: &Path, arguments: &[&str]) -> Ended {
     }
 }
 
+/// The same while this runtime goes on.
+async fn run(directory: &Directory, arguments: &[&str]) -> Ended {
+    let path = directory.0.clone();
+    let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+    let run = move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        run_in(&path, &arguments)
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+/// Arguments that publish `zone` with the key file `my.key` on a DHT.
+async fn publish(directory: &Directory, dht: &TestDht, more: &[&str]) -> Ended {
+    let mut arguments = vec!["publish", "my.zone", "--key", "my.key"];
+    for node in &dht.testnet.bootstrap {
+        arguments.extend(["--bootstrap", node]);
+    }
+    arguments.extend(more);
+    run(directory, &arguments).await
+}
+
 /// The key of the file, as 64 digits.
 fn write_key(directory: &Directory, number: u8) -> PublicKey {
     let path = directory.join("my.key");
     std::fs::write(&path, format!("{number:02x}").repeat(32)).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     key_of(&secret(number))
+}
+
+fn write_zone(directory: &Directory, text: &str) {
+    std::fs::write(directory.join("my.zone"), text).unwrap();
 }
 
 #[test]
@@ -140,4 +167,248 @@ fn a_key_file_that_is_none_is_refused_and_one_that_others_may_read_is_told() {
         "{}",
         unwritable.errors
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_published_zone_file_is_answered_and_the_reference_reads_it() {
+    let directory = Directory::new();
+    let dht = TestDht::start(10).await;
+    let key = write_key(&directory, 11);
+    write_zone(
+        &directory,
+        "$TTL 5m\n@ A 192.0.2.11\n_hello TXT \"Hello\" ; a comment\nwww CNAME @\n\
+         @ HTTPS 1 . alpn=h2,h3\n",
+    );
+    let done = publish(&directory, &dht, &["--json"]).await.expect(0);
+    let report = done.json();
+    assert_eq!(report["key"], key.to_string());
+    assert_eq!(report["replaces_seq"], Value::Null);
+    assert_eq!(report["records"].as_array().unwrap().len(), 4);
+    let holders = report["holders"].as_u64().unwrap();
+    assert!(
+        holders >= 5 && report["stored"].as_u64().unwrap() >= 5,
+        "{report}"
+    );
+
+    let server = Running::start(dht.config());
+    server.warm(key).await;
+    let reply = ask(server.address, &format!("www.{key}.pkarr"), RecordType::A).await;
+    assert_eq!(
+        data(&reply, RecordType::A),
+        [RData::A(A::new(192, 0, 2, 11))]
+    );
+    let reply = ask(server.address, &format!("_hello.{key}"), RecordType::TXT).await;
+    let hello = RData::TXT(TXT::new(vec!["Hello".to_owned()]));
+    assert_eq!(data(&reply, RecordType::TXT), [hello]);
+
+    let bytes = unhex(report["signed_packet_hex"].as_str().unwrap());
+    let theirs = pkarr::PublicKey::try_from(&bytes[..32]).unwrap();
+    let read = pkarr::SignedPacket::from_relay_payload(&theirs, &bytes[32..].to_vec().into());
+    let read = read.unwrap();
+    assert_eq!(read.public_key().to_z32(), key.to_string());
+    let fresh: Vec<_> = read.resource_records("_hello").collect();
+    assert_eq!((fresh.len(), fresh[0].ttl), (1, 300));
+    assert_eq!(read.all_resource_records().count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_replaces_what_was_there_also_from_another_program() {
+    let directory = Directory::new();
+    let dht = TestDht::start(10).await;
+    let key = write_key(&directory, 12);
+    // Built by the reference; its clock is ahead by far.
+    let future = 4_000_000_000_000_000_u64;
+    let before = pkarr::SignedPacket::builder()
+        .txt("old".try_into().unwrap(), "x".try_into().unwrap(), 60)
+        .timestamp(future.into())
+        .sign(&pkarr::Keypair::from_secret_key(&[12; 32]))
+        .unwrap();
+    dht.publish(&SignedPacket::from_bytes(before.as_bytes()).unwrap())
+        .await;
+
+    write_zone(&directory, "@ A 192.0.2.12\n");
+    let done = publish(&directory, &dht, &["--json"]).await.expect(0);
+    assert_eq!(done.json()["replaces_seq"], future);
+    assert_eq!(done.json()["seq"], future + 1);
+    assert!(
+        done.errors.contains("later than the clock"),
+        "{}",
+        done.errors
+    );
+
+    write_zone(&directory, "@ A 192.0.2.13\n");
+    let done = publish(&directory, &dht, &[]).await.expect(0);
+    assert!(done.output.contains("read back"), "{}", done.output);
+    let server = Running::start(dht.config());
+    server.warm(key).await;
+    let reply = ask(server.address, &key.to_string(), RecordType::A).await;
+    assert_eq!(
+        data(&reply, RecordType::A),
+        [RData::A(A::new(192, 0, 2, 13))]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_shows_the_packet_and_asks_nobody() {
+    let directory = Directory::new();
+    let key = write_key(&directory, 13);
+    write_zone(
+        &directory,
+        "@ A 192.0.2.1\nwww CNAME @\n@ TYPE65534 \\# 1 ff\n",
+    );
+    // Where nothing listens; it would fail.
+    let node = ["--bootstrap", "127.0.0.1:9"];
+    let arguments = ["publish", "my.zone", "--key", "my.key", "--dry-run"];
+    let shown = run(&directory, &[&arguments[..], &node].concat())
+        .await
+        .expect(0);
+    for expected in [
+        &format!("key          {key}"),
+        "3 records, 111 of 1000 bytes",
+        "nothing was published",
+        &format!("www.{key}."),
+        "\\# 1 ff",
+    ] {
+        assert!(
+            shown.output.contains(expected),
+            "{expected}: {}",
+            shown.output
+        );
+    }
+    let report = run(&directory, &[&arguments[..], &["--json"]].concat())
+        .await
+        .expect(0)
+        .json();
+    let packet = SignedPacket::from_bytes(&unhex(report["signed_packet_hex"].as_str().unwrap()));
+    assert_eq!(packet.unwrap().key(), key);
+    let sizes = report["records"].as_array().unwrap().iter();
+    let sum: u64 = sizes.map(|record| record["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(
+        (sum + 12, Value::from(sum + 12)),
+        (111, report["bytes"].clone())
+    );
+    assert_eq!(report["holders"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_network_it_says_so_and_may_be_tried_again() {
+    let directory = Directory::new();
+    write_key(&directory, 14);
+    write_zone(&directory, "@ A 192.0.2.1\n");
+    let arguments = [
+        "publish",
+        "my.zone",
+        "--key",
+        "my.key",
+        "--bootstrap",
+        "127.0.0.1:9",
+    ];
+    let ended = run(&directory, &arguments).await.expect(3);
+    assert!(
+        ended.errors.contains("no DHT node answers"),
+        "{}",
+        ended.errors
+    );
+}
+
+#[test]
+fn what_is_wrong_is_told_and_nothing_is_published() {
+    let directory = Directory::new();
+    write_key(&directory, 15);
+    let publish = |expected: i32| {
+        let arguments = ["publish", "my.zone", "--key", "my.key"];
+        run_in(&directory.0, &arguments).expect(expected).errors
+    };
+    write_zone(&directory, "@ A 192.0.2.1\n@ A 192.0.2\n$INCLUDE x\n");
+    let errors = publish(1);
+    let lines: Vec<&str> = errors.lines().collect();
+    assert!(
+        lines[0].starts_with("pkbridge: my.zone:2:5: \"192.0.2\""),
+        "{errors}"
+    );
+    assert!(
+        lines[1].starts_with("pkbridge: my.zone:3:1: $INCLUDE"),
+        "{errors}"
+    );
+    assert_eq!(lines.len(), 2);
+
+    write_zone(&directory, "; nothing\n");
+    assert!(publish(1).contains("there is no record"));
+
+    let text = |length| format!("\"{}\" ", "x".repeat(length));
+    let large = text(255).repeat(3);
+    write_zone(
+        &directory,
+        &format!(
+            "@ A 192.0.2.1\nmiddle TXT {}\nlarge TXT {large}\n",
+            text(200)
+        ),
+    );
+    let errors = publish(1);
+    let lines: Vec<&str> = errors.lines().collect();
+    assert!(
+        lines[0].contains("a packet of 1086 bytes, and the DHT takes 1000"),
+        "{errors}"
+    );
+    for (line, (size, name)) in [(786, "large."), (220, "middle."), (68, "192.0.2.1")]
+        .iter()
+        .enumerate()
+        .map(|(at, expected)| (lines[at + 1], expected))
+    {
+        assert!(
+            line.contains(&format!(" {size} B")) && line.contains(name),
+            "{errors}"
+        );
+    }
+
+    std::fs::remove_file(directory.join("my.zone")).unwrap();
+    assert!(publish(1).contains("cannot be read"));
+    // The key in the place of the zone is not told.
+    let arguments = ["publish", "my.key", "--key", "my.key"];
+    let ended = run_in(&directory.0, &arguments).expect(1);
+    assert!(!ended.errors.contains("0f0f"), "{}", ended.errors);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_publishers_never_overwrite_each_other_without_a_word() {
+    use pkbridge::resolve::PublishError;
+
+    let dht = TestDht::start(10).await;
+    let server = Running::start(dht.config());
+    server.dht.becomes(true).await;
+    let secret = secret(16);
+    let key = key_of(&secret);
+    let packet = |seq: u64| {
+        let address = RData::A(A::from(std::net::Ipv4Addr::from(
+            u32::try_from(seq).unwrap(),
+        )));
+        sign(&secret, seq, vec![(below(key, ""), 60, address)])
+    };
+    // Both have found nothing; the first wins.
+    server.dht.publish(&packet(10), None).await.unwrap();
+    let late = server.dht.publish(&packet(11), None).await;
+    assert_eq!(late, Err(PublishError::Overtaken { seq: 10 }));
+    // Both have found the packet of 10.
+    server.dht.publish(&packet(20), Some(10)).await.unwrap();
+    for seq in [21, 19] {
+        let late = server.dht.publish(&packet(seq), Some(10)).await;
+        assert_eq!(late, Err(PublishError::Overtaken { seq: 20 }), "{seq}");
+    }
+    let newest = server.dht.newest(key).await.unwrap().unwrap();
+    assert_eq!(newest.seq(), 20);
+    // Most nodes hold one older than the newest that was found: they refuse the comparison, and nobody is
+    // overwritten.
+    let done = server.dht.publish(&packet(40), Some(30)).await.unwrap();
+    assert!(
+        done.holders.newest >= 5 && done.holders.older == 0,
+        "{done:?}"
+    );
+    let newest = server.dht.newest(key).await.unwrap().unwrap();
+    assert_eq!(newest.seq(), 40);
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2)
+        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+        .collect()
 }

@@ -109,7 +109,7 @@ fn answers(answers: &[Cached]) -> Vec<String> {
 }
 
 /// A time of Unix as `2026-01-31 23:59:59 UTC`.
-fn utc(time: u64) -> String {
+pub(super) fn utc(time: u64) -> String {
     /// The Gregorian calendar repeats itself after 400 years.
     const CYCLE_DAYS: u64 = 146_097;
     let is_leap = |year: u64| {

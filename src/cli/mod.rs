@@ -4,12 +4,14 @@ mod ask;
 mod check;
 mod control;
 mod demo;
+mod dht_client;
 mod explain;
 mod flush;
 mod key;
 mod key_file;
 mod keygen;
 mod log;
+mod publish;
 mod query;
 mod serve;
 mod status;
@@ -26,6 +28,8 @@ use crate::serve::systemd::Inherited;
 pub const DEFAULT_CONFIG: &str = "/etc/pkbridge/pkbridge.toml";
 /// The exit code for a configuration that is refused: `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
+/// The exit code of a command that has failed because of the network; it may be tried again.
+const EXIT_NETWORK: u8 = 3;
 
 /// The local DNS resolver for public-key names.
 ///
@@ -56,6 +60,9 @@ enum Command {
     Keygen(keygen::KeygenArgs),
     /// Shows the public half of a secret key file
     Key(key::KeyArgs),
+    /// Signs a zone file and puts it on the DHT: exit code 0 published and read back, 1 refused, 3 the
+    /// network fails
+    Publish(publish::PublishArgs),
     /// Shows all of it on this machine alone: a DHT, a key, a signed packet, and the resolver
     Demo(demo::DemoArgs),
 }
@@ -96,6 +103,7 @@ pub fn run() -> ExitCode {
         | Command::Query(_)
         | Command::Keygen(_)
         | Command::Key(_)
+        | Command::Publish(_)
         | Command::Demo(_) => Ok(Inherited::default()),
     };
     let inherited = match inherited {
@@ -122,6 +130,7 @@ pub fn run() -> ExitCode {
             Command::Query(args) => ExitCode::from(query::run(args, &mut std::io::stdout()).await),
             Command::Keygen(args) => keygen::run(&args),
             Command::Key(args) => key::run(&args),
+            Command::Publish(args) => publish::run(args).await,
             Command::Demo(args) => demo::run(args).await,
         }
     });

@@ -183,7 +183,7 @@ fn reply_text(args: &QueryArgs, status: Status, reply: &Reply) -> String {
 }
 
 /// One line per record, in columns.
-fn table<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<String> {
+pub(super) fn table<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<String> {
     let cells = |record: &Record| {
         let ttl = record.ttl.to_string();
         (
@@ -247,7 +247,7 @@ fn report(
     report
 }
 
-fn records_json(records: &[Record]) -> Vec<Value> {
+pub(super) fn records_json(records: &[Record]) -> Vec<Value> {
     records
         .iter()
         .map(|record| {

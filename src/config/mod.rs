@@ -22,7 +22,7 @@ pub use settings::{
     LocalRecord, Log, Names, Rebinding, RebindingGuard, SearchDomains, State, Strategy, Upstream,
     UpstreamMode,
 };
-pub use values::{format_duration, parse_duration};
+pub use values::{bootstrap_node, format_duration, parse_duration};
 
 impl Config {
     /// Reads the file at `path`.

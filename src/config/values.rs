@@ -229,7 +229,10 @@ pub(super) fn suffix(text: &str) -> Result<String, String> {
 }
 
 /// A node to join the DHT by: a domain name or an IPv4 address, with a port.
-pub(super) fn bootstrap_node(text: &str) -> Result<String, String> {
+///
+/// # Errors
+/// A text that says what would be right.
+pub fn bootstrap_node(text: &str) -> Result<String, String> {
     const EXAMPLE: &str = "write \"router.bittorrent.com:6881\" or \"192.0.2.1:6881\"";
     let shown = quoted(text);
     if text.starts_with('[') || text.matches(':').count() > 1 {

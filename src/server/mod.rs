@@ -3,6 +3,7 @@
 
 mod assemble;
 mod control;
+mod dht_client;
 mod forwarding;
 mod listen;
 mod losses;
@@ -32,6 +33,7 @@ use control::{CurrentParts, Parts};
 use forwarding::{CurrentForward, forwarding};
 use listen::Listener;
 
+pub use dht_client::join_dht;
 pub use listen::ListenError;
 
 /// How long questions in flight may take to finish when the server stops.

@@ -8,6 +8,7 @@ mod health;
 mod join;
 mod newest;
 mod node;
+mod publish;
 mod turns;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -31,6 +32,7 @@ use turns::Turns;
 
 pub use health::{DhtStatus, InstanceStatus, LookupCounts};
 pub use node::Node;
+pub use publish::{PublishError, Published};
 
 /// Nodes of the library. Each datagram costs its thread a look at every lookup that it has under way,
 /// and its socket's buffer holds some ninety datagrams.

@@ -15,6 +15,8 @@ const AGREEMENT: u32 = 3;
 pub(super) struct Newest {
     item: Option<Sighting>,
     holders: Holders,
+    /// The highest sequence number of what is older.
+    older_seq: Option<u64>,
     /// Whether `item` has been shown.
     is_shown: bool,
     /// Items that were refused, by reason.
@@ -29,7 +31,7 @@ impl Newest {
         };
         let newest = self.item.as_ref();
         if newest.is_some_and(|newest| seq < newest.seq()) {
-            self.holders.older = self.holders.older.saturating_add(1);
+            self.older(seq, 1);
             return;
         }
         // The library has verified it: the same bytes need no second look.
@@ -56,12 +58,19 @@ impl Newest {
             .as_ref()
             .is_none_or(|newest| replaces(&sighting, newest))
         {
-            self.holders.older = self.holders.older.saturating_add(self.holders.newest);
+            if let Some(replaced) = &self.item {
+                self.older(replaced.seq(), self.holders.newest);
+            }
             self.holders.newest = 1;
             (self.item, self.is_shown) = (Some(sighting), false);
         } else {
-            self.holders.older = self.holders.older.saturating_add(1);
+            self.older(seq, 1);
         }
+    }
+
+    fn older(&mut self, seq: u64, holders: u32) {
+        self.holders.older = self.holders.older.saturating_add(holders);
+        self.older_seq = self.older_seq.max(Some(seq));
     }
 
     /// Shows the newest, unless that was done.
@@ -92,6 +101,15 @@ impl Newest {
 
     pub(super) fn holders(&self) -> Holders {
         self.holders
+    }
+
+    pub(super) fn item(&self) -> Option<&Sighting> {
+        self.item.as_ref()
+    }
+
+    /// The highest sequence number of what is older than the newest.
+    pub(super) fn older_seq(&self) -> Option<u64> {
+        self.older_seq
     }
 
     pub(super) fn refused(&self) -> &BTreeMap<&'static str, u64> {

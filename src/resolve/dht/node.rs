@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use mainline::async_dht::AsyncDht;
+use mainline::errors::PutMutableError;
 use mainline::{MutableItem, RequestFilter, RequestSpecific, ServerSettings};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -37,6 +38,23 @@ const INFO_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Node {
     dht: AsyncDht,
     waker: Waker,
+}
+
+/// Why a packet was not put.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PutError {
+    /// Most nodes hold another one than was expected (BEP 44's errors 301 and 302).
+    #[error("most nodes hold another packet")]
+    Refused,
+    /// No node took it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for PutError {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
 }
 
 /// Answers nobody: pkbridge is a client, and no amplifier if the library turns it into a server.
@@ -120,7 +138,20 @@ impl Node {
     /// # Errors
     /// A text, if no node took it.
     pub async fn publish(&self, packet: &SignedPacket) -> Result<u32, String> {
-        let seq = i64::try_from(packet.seq()).map_err(|error| error.to_string())?;
+        let put = self.put(packet, None).await;
+        put.map_err(|error| error.to_string())
+    }
+
+    /// The same by compare-and-swap (BEP 44): a node takes the packet only if it holds one with the
+    /// sequence number `replaces`, or none.
+    pub(super) async fn put(
+        &self,
+        packet: &SignedPacket,
+        replaces: Option<u64>,
+    ) -> Result<u32, PutError> {
+        let signed = |seq: u64| i64::try_from(seq).map_err(|error| error.to_string());
+        let replaces = replaces.map(signed).transpose()?;
+        let seq = signed(packet.seq())?;
         let item = MutableItem::new_signed_unchecked(
             *packet.key().as_bytes(),
             *packet.signature(),
@@ -128,9 +159,12 @@ impl Node {
             seq,
             None,
         );
-        let put = self.call(self.dht.put_mutable(item, None));
-        let outcome = put.await?.map_err(|error| error.to_string())?;
-        Ok(outcome.stored_at)
+        let put = self.call(self.dht.put_mutable(item, replaces));
+        match put.await? {
+            Ok(outcome) => Ok(outcome.stored_at),
+            Err(PutMutableError::Concurrency(_)) => Err(PutError::Refused),
+            Err(PutMutableError::Query(error)) => Err(PutError::Failed(error.to_string())),
+        }
     }
 
     /// Looks for a packet until `deadline`. Calls `see` for the first one, after `linger` if it may be

@@ -1,0 +1,67 @@
+//! Joining the DHT for one command.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{ConfigArgs, EXIT_NETWORK, complain, fail, log, refuse_config};
+use crate::config::bootstrap_node;
+use crate::resolve::Dht;
+use crate::server::join_dht;
+
+/// The system's list of resolvers (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Longest wait for the DHT to be joined: bootstrap nodes by name take a lookup, and may be silent.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How to join the DHT.
+#[derive(Debug, clap::Args)]
+pub(super) struct DhtArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// A node to join the DHT by, instead of the configuration's; can be given several times
+    #[arg(long, value_name = "HOST:PORT", value_parser = bootstrap_node)]
+    bootstrap: Vec<String>,
+}
+
+/// A client of the DHT that leaves it when it is dropped.
+pub(super) struct DhtClient {
+    pub(super) dht: Arc<Dht>,
+    stop: CancellationToken,
+}
+
+impl Drop for DhtClient {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl DhtArgs {
+    /// Joins; complains if it cannot.
+    pub(super) async fn join(&self) -> Result<DhtClient, ExitCode> {
+        let (mut config, _) = self.config.load().map_err(|error| refuse_config(&error))?;
+        if !self.bootstrap.is_empty() {
+            config.dht.bootstrap.clone_from(&self.bootstrap);
+        }
+        let _level = log::start("error").map_err(|error| fail(&error))?;
+        let bootstrap = config.dht.bootstrap.join(", ");
+        let stop = CancellationToken::new();
+        let dht = join_dht(config, RESOLV_CONF.as_ref(), stop.clone());
+        let dht = dht.map_err(|error| fail(&error))?;
+        let client = DhtClient { dht, stop };
+        if timeout(JOIN_PATIENCE, client.dht.becomes(true))
+            .await
+            .is_err()
+        {
+            complain(&format!(
+                "no DHT node answers; looked for {bootstrap}. UDP must be let out, and answers in"
+            ));
+            return Err(ExitCode::from(EXIT_NETWORK));
+        }
+        Ok(client)
+    }
+}
