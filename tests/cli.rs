@@ -320,7 +320,7 @@ fn a_named_configuration_that_is_not_there_is_78() {
 
 #[test]
 fn usage_errors_are_2_and_say_what_is_wrong() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--nonsense"], "--nonsense"),
         (&["frobnicate"], "frobnicate"),
         (&["serve", "--port", "53"], "--port"),
@@ -332,6 +332,7 @@ fn usage_errors_are_2_and_say_what_is_wrong() {
             "nonsense",
         ),
         (&["query", "a..b"], "a..b"),
+        (&["resolve"], "<KEY_OR_NAME>"),
         (&["demo", "--port", "0"], "--port"),
     ];
     for (arguments, about) in cases {

@@ -126,7 +126,7 @@ pub(super) fn seconds(count: u64) -> String {
 }
 
 /// JSON with all that is not plain ASCII escaped: the same values, and nothing that drives a terminal.
-fn ascii(json: &str) -> String {
+pub(super) fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for character in json.chars() {
         // Only strings have such characters; serde_json has escaped those below the space.

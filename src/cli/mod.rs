@@ -13,6 +13,7 @@ mod keygen;
 mod log;
 mod publish;
 mod query;
+mod resolve;
 mod serve;
 mod status;
 
@@ -63,6 +64,8 @@ enum Command {
     /// Signs a zone file and puts it on the DHT: exit code 0 published and read back, 1 refused, 3 the
     /// network fails
     Publish(publish::PublishArgs),
+    /// Shows the packet of a key straight from the DHT, and which nodes hold it: exit codes as of query
+    Resolve(resolve::ResolveArgs),
     /// Shows all of it on this machine alone: a DHT, a key, a signed packet, and the resolver
     Demo(demo::DemoArgs),
 }
@@ -104,6 +107,7 @@ pub fn run() -> ExitCode {
         | Command::Keygen(_)
         | Command::Key(_)
         | Command::Publish(_)
+        | Command::Resolve(_)
         | Command::Demo(_) => Ok(Inherited::default()),
     };
     let inherited = match inherited {
@@ -131,6 +135,7 @@ pub fn run() -> ExitCode {
             Command::Keygen(args) => keygen::run(&args),
             Command::Key(args) => key::run(&args),
             Command::Publish(args) => publish::run(args).await,
+            Command::Resolve(args) => resolve::run(args).await,
             Command::Demo(args) => demo::run(args).await,
         }
     });

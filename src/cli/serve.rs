@@ -12,7 +12,7 @@ use crate::serve::systemd::Inherited;
 use crate::server::{Options, Server};
 
 /// The system's list of resolvers (resolv.conf(5)).
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Runs until a signal says stop.
 pub(super) async fn run(args: ConfigArgs, inherited: Inherited) -> ExitCode {

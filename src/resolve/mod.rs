@@ -28,8 +28,8 @@ use tokio::time::{Instant, timeout};
 
 pub use answers::{Answer, AnswerCache, Question, Reuse};
 pub use dht::{
-    Dht, DhtSettings, DhtStatus, INSTANCES, InstanceStatus, LookupCounts, Node, PublishError,
-    Published, ResolveHost,
+    Dht, DhtSettings, DhtStatus, Holder, Holds, INSTANCES, InstanceStatus, LookupCounts, Node,
+    PublishError, Published, ResolveHost,
 };
 pub use failure::{Ede, Failure, ede};
 pub use local_records::{LocalRecord, LocalRecords};

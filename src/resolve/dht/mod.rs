@@ -5,6 +5,7 @@
 //! nobody to tell is tried again on another.
 
 mod health;
+mod holders;
 mod join;
 mod newest;
 mod node;
@@ -31,6 +32,7 @@ use newest::Newest;
 use turns::Turns;
 
 pub use health::{DhtStatus, InstanceStatus, LookupCounts};
+pub use holders::{Holder, Holds};
 pub use node::Node;
 pub use publish::{PublishError, Published};
 
@@ -192,6 +194,23 @@ impl Dht {
             answered_share: self.health.answered_share(),
             refused_packets: self.health.refused_packets(),
         }
+    }
+
+    /// What the nodes nearest to a key hold of it.
+    ///
+    /// # Errors
+    /// If they cannot be found or asked.
+    pub async fn holders(&self, key: PublicKey) -> Result<Vec<Holder>, Failure> {
+        self.turns.turn(key, Asker::Refresh).await?;
+        let deadline = Instant::now() + self.lookup_timeout;
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let (node, _) = self.node(first, deadline).await?;
+        let nearest = timeout_at(deadline, node.nearest(key)).await;
+        let nodes = nearest
+            .unwrap_or_else(|_| Err("it hangs".to_owned()))
+            .map_err(Failure::Dht)?;
+        let asked = holders::ask(key, &nodes).await;
+        asked.map_err(|error| Failure::Dht(error.to_string()))
     }
 
     async fn look_up(&self, wanted: Wanted, see: &mut See<'_>) -> Ending {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::INSTANCES;
 use super::newest::Newest;
 use crate::panics::Isolated;
-use crate::pkarr::SignedPacket;
+use crate::pkarr::{PublicKey, SignedPacket};
 use crate::resolve::packets::{See, Wanted};
 
 /// How long the library waits for one node. This alone decides when a lookup is complete.
@@ -220,6 +220,13 @@ impl Node {
             asked: outcome.queried,
             answered: outcome.responded(),
         }
+    }
+
+    /// The nodes nearest to a key, which hold its packet if anybody does.
+    pub(super) async fn nearest(&self, key: PublicKey) -> Result<Vec<SocketAddrV4>, String> {
+        let target = MutableItem::target_from_key(key.as_bytes(), None);
+        let nodes = self.call(self.dht.get_closest_nodes(target)).await?;
+        Ok(nodes.iter().map(mainline::Node::address).collect())
     }
 
     /// Addresses of the routing table.

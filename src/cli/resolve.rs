@@ -1,0 +1,454 @@
+//! `pkbridge resolve`: a key's packet straight from the DHT, without a running service, and who holds it.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hickory_proto::rr::rdata::NULL;
+use hickory_proto::rr::{Name, RData, Record as ProtoRecord, RecordType};
+use hickory_proto::serialize::binary::{BinDecoder, Restrict};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::control::{Sheet, ascii, bytes, counted, seconds};
+use super::explain::utc;
+use super::query::{printable, records_json, table};
+use super::serve::RESOLV_CONF;
+use super::{ConfigArgs, complain, fail, log, refuse_config};
+use crate::config::{Config, bootstrap_node};
+use crate::pkarr::{
+    Lookup, NameKind, PublicKeyName, Record, SignedPacket, Suffixes, Zone, parse_name,
+};
+use crate::resolve::{Asker, Dht, Ending, Failure, FetchPacket, Holder, Holds, Sighting, Wanted};
+use crate::server::dht_alone;
+
+/// Longest wait for the first DHT node to answer.
+const JOIN_PATIENCE: Duration = Duration::from_secs(6);
+/// The exit code for a usage error, as clap has it.
+const EXIT_USAGE: u8 = 2;
+/// The exit codes of `query`.
+const EXIT_ABSENT: u8 = 1;
+/// See [`EXIT_ABSENT`].
+const EXIT_FAILURE: u8 = 3;
+
+/// Arguments of `pkbridge resolve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ResolveArgs {
+    /// Public key, or a name below one: bare, under a suffix such as pkarr, as pk:KEY or as a URL
+    #[arg(value_name = "KEY_OR_NAME", value_parser = parse_name)]
+    name: Name,
+
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// A DHT node to start from, in place of those of the configuration; can be given several times
+    #[arg(long, value_name = "HOST:PORT", value_parser = bootstrap_node)]
+    bootstrap: Vec<String>,
+
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of it.
+struct Report {
+    name: PublicKeyName,
+    verdict: Verdict,
+    /// What the nodes nearest to the key hold, if they could be asked.
+    holders: Vec<Holder>,
+    elapsed: Duration,
+}
+
+enum Verdict {
+    /// The newest packet, and why there may be one that is newer still.
+    Packet(SignedPacket, Option<String>),
+    /// Enough nodes said that there is none.
+    Absent,
+    /// The newest item that the key signed is no packet.
+    Invalid {
+        seq: u64,
+        reason: String,
+    },
+    Failure(String),
+}
+
+/// Looks and shows: exit code 0 if there is a packet with records of the name, 1 if there is none, 3 if
+/// nobody can tell.
+pub(super) async fn run(args: ResolveArgs) -> ExitCode {
+    // What is wrong with the DHT is told here, in the report's own words.
+    if let Err(error) = log::start("error") {
+        return fail(&error);
+    }
+    let mut config = match args.config.load() {
+        Ok((config, _)) => config,
+        Err(error) => return refuse_config(&error),
+    };
+    if !args.bootstrap.is_empty() {
+        config.dht.bootstrap = args.bootstrap;
+    }
+    let name = match public_key_name(&args.name, &config.names.suffixes) {
+        Ok(name) => name,
+        Err(error) => {
+            complain(&printable(&error));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let started = Instant::now();
+    let (verdict, holders) = look(&mut config, &name).await;
+    let report = Report {
+        name,
+        verdict,
+        holders,
+        elapsed: started.elapsed(),
+    };
+    let text = if args.json {
+        ascii(&report.json().to_string()) + "\n"
+    } else {
+        report.text()
+    };
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::from(report.exit_code()),
+        Err(_) => ExitCode::from(EXIT_FAILURE),
+    }
+}
+
+/// The name's key and place in its zone.
+fn public_key_name(name: &Name, suffixes: &[String]) -> Result<PublicKeyName, String> {
+    let shown = name.to_ascii();
+    let shown = shown.trim_end_matches('.');
+    match Suffixes::new(suffixes).classify(name) {
+        NameKind::PublicKey(mut name) => {
+            name.in_zone.set_fqdn(true);
+            Ok(name)
+        }
+        NameKind::NotAKey(error) => Err(format!("{shown} is under no public key: {error}")),
+        NameKind::Suffix(suffix) | NameKind::UnderSuffix(suffix) => {
+            let suffix = suffix.to_ascii();
+            let suffix = suffix.trim_end_matches('.');
+            Err(format!(
+                "{shown} has no public key in front of the suffix {suffix}; write KEY.{suffix}"
+            ))
+        }
+        NameKind::SearchList => Err(format!(
+            "a public key must be the last label of {shown}, or stand under a suffix of [names] suffixes"
+        )),
+        NameKind::Ordinary => Err(format!(
+            "{shown} has no public key in it; `pkbridge query` asks for ordinary names"
+        )),
+    }
+}
+
+/// Looks for the packet as the resolver does, then asks the nodes that should hold it one by one.
+async fn look(config: &mut Config, name: &PublicKeyName) -> (Verdict, Vec<Holder>) {
+    // Beside a running service: neither its port nor its files.
+    config.dht.bind_address.set_port(0);
+    config.state.directory = None;
+    let stop = CancellationToken::new();
+    let _stopped_at_end = stop.clone().drop_guard();
+    let failed = |error: String| (Verdict::Failure(error), Vec::new());
+    let dht = match dht_alone(config, Some(RESOLV_CONF.as_ref()), stop) {
+        Ok(dht) => dht,
+        Err(error) => return failed(error.to_string()),
+    };
+    if timeout(JOIN_PATIENCE, dht.becomes(true)).await.is_err() {
+        let nodes = config.dht.bootstrap.join(", ");
+        return failed(format!("no DHT node answers; asked were {nodes}"));
+    }
+    let (newest, ending) = newest(&dht, name).await;
+    // Without them the packet is as good.
+    let holders = dht.holders(name.key).await.unwrap_or_default();
+    let held = holders.iter().filter_map(|holder| match &holder.holds {
+        Holds::Item(item) => Some(item.clone()),
+        Holds::Refused(_) | Holds::Nothing | Holds::Unknown => None,
+    });
+    let newest = newest.into_iter().chain(held).reduce(newer);
+    let verdict = match (newest, ending) {
+        (Some(Sighting::Packet(packet)), ending) => Verdict::Packet(packet, doubt(&ending)),
+        (Some(Sighting::Invalid { seq, reason }), _) => Verdict::Invalid { seq, reason },
+        (None, Ending::Complete(_)) => Verdict::Absent,
+        (None, Ending::Poor) => Verdict::Failure(Failure::DhtPoorMiss.to_string()),
+        (None, Ending::Failed(failure)) => Verdict::Failure(failure.to_string()),
+    };
+    (verdict, holders)
+}
+
+async fn newest(dht: &Dht, name: &PublicKeyName) -> (Option<Sighting>, Ending) {
+    let wanted = Wanted {
+        key: name.key,
+        asker: Asker::Refresh,
+        known_seq: None,
+    };
+    let mut newest = None;
+    let mut see = |sighting: Sighting| newest = Some(sighting);
+    let ending = dht.fetch(wanted, &mut see).await;
+    (newest, ending)
+}
+
+/// The newer of two: as the resolver has it, on a tie a packet wins over what is none.
+fn newer(one: Sighting, other: Sighting) -> Sighting {
+    let is_newer = match (&other, &one) {
+        (Sighting::Packet(other), Sighting::Packet(one)) => other.is_newer_than(one),
+        (Sighting::Packet(_), Sighting::Invalid { .. }) => other.seq() >= one.seq(),
+        (Sighting::Invalid { .. }, _) => other.seq() > one.seq(),
+    };
+    if is_newer { other } else { one }
+}
+
+/// Why there may be a newer packet than the one that was found.
+fn doubt(ending: &Ending) -> Option<String> {
+    match ending {
+        Ending::Complete(_) => None,
+        Ending::Poor => Some("too few DHT nodes answered".to_owned()),
+        Ending::Failed(failure) => Some(failure.to_string()),
+    }
+}
+
+impl Report {
+    fn exit_code(&self) -> u8 {
+        match &self.verdict {
+            Verdict::Packet(packet, _) => {
+                let is_apex = self.name.in_zone.iter().len() == 1;
+                let has_none = !is_apex && asked_records(&self.name.in_zone, packet).is_empty();
+                if has_none { EXIT_ABSENT } else { 0 }
+            }
+            Verdict::Absent => EXIT_ABSENT,
+            Verdict::Invalid { .. } | Verdict::Failure(_) => EXIT_FAILURE,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut sheet = Sheet::default();
+        sheet.line("name", &self.name.in_zone.to_ascii());
+        sheet.line("key", &self.name.key.to_string());
+        match &self.verdict {
+            Verdict::Packet(packet, doubt) => self.packet_text(&mut sheet, packet, doubt.as_ref()),
+            Verdict::Absent => sheet.line("packet", "none: no DHT node has one"),
+            Verdict::Invalid { seq, reason } => {
+                let reason = format!("the newest item, seq {seq}, cannot be used: {reason}");
+                sheet.lines("packet", "", &[reason, signed(*seq)]);
+            }
+            Verdict::Failure(reason) => sheet.line("packet", &format!("not known: {reason}")),
+        }
+        if !self.holders.is_empty() {
+            sheet.lines("held by", "", &self.holder_lines());
+        }
+        let milliseconds = self.elapsed.as_millis();
+        sheet.line("took", &format!("{milliseconds} ms"));
+        sheet.into_text()
+    }
+
+    fn packet_text(&self, sheet: &mut Sheet, packet: &SignedPacket, doubt: Option<&String>) {
+        let zone = Zone::new(packet, 0);
+        let all = zone.records().len();
+        let records = counted(u64_of(all), "record", "records");
+        let size = bytes(u64_of(packet.dns().len()));
+        let mut lines = vec![
+            format!("seq {}, {}", packet.seq(), signed(packet.seq())),
+            format!("{records}, {size}, signature valid"),
+        ];
+        lines.extend(doubt.map(|why| format!("there may be a newer one: {why}")));
+        sheet.lines("packet", "", &lines);
+        let asked = asked_records(&self.name.in_zone, packet);
+        let none = match all {
+            0 => "none".to_owned(),
+            _ => format!(
+                "none of {all} is at or below {}",
+                self.name.in_zone.to_ascii()
+            ),
+        };
+        let mut lines = table(asked.iter());
+        if !asked.is_empty() && asked.len() < all {
+            lines.push(format!("{} of {all} records of the packet", asked.len()));
+        }
+        sheet.lines("records", &none, &lines);
+    }
+
+    /// How many nodes hold what, and each of them.
+    fn holder_lines(&self) -> Vec<String> {
+        let counts: Vec<String> = self
+            .counts()
+            .into_iter()
+            .filter(|(what, count)| *count > 0 || *what == "newest")
+            .map(|(what, count)| match what {
+                "newest" => {
+                    let nodes = counted(u64_of(self.holders.len()), "node", "nodes");
+                    format!("{count} of the {nodes} nearest to the key")
+                }
+                "older" => format!("an older one by {count}"),
+                "refused" => format!("{count} with what is no packet of the key"),
+                "none" => format!("{count} without one"),
+                _ => format!("{count} silent"),
+            })
+            .collect();
+        let line = |holder: &Holder| {
+            let address = holder.address.to_string();
+            let more = match &holder.holds {
+                Holds::Item(item) if !self.is_newest(item) => {
+                    format!(": seq {}, {}", item.seq(), signed(item.seq()))
+                }
+                Holds::Refused(reason) => format!(": {reason}"),
+                Holds::Item(_) | Holds::Nothing | Holds::Unknown => String::new(),
+            };
+            format!("{address:<21}  {}{more}", self.standing(holder))
+        };
+        std::iter::once(counts.join(", "))
+            .chain(self.holders.iter().map(line))
+            .collect()
+    }
+
+    /// How many nodes hold what, by the word for it.
+    fn counts(&self) -> [(&'static str, usize); 5] {
+        ["newest", "older", "refused", "none", "silent"].map(|what| {
+            let alike = |holder: &&Holder| self.standing(holder) == what;
+            (what, self.holders.iter().filter(alike).count())
+        })
+    }
+
+    fn standing(&self, holder: &Holder) -> &'static str {
+        match &holder.holds {
+            Holds::Item(item) if self.is_newest(item) => "newest",
+            Holds::Item(_) => "older",
+            Holds::Refused(_) => "refused",
+            Holds::Nothing => "none",
+            Holds::Unknown => "silent",
+        }
+    }
+
+    fn is_newest(&self, item: &Sighting) -> bool {
+        match (&self.verdict, item) {
+            (Verdict::Packet(newest, _), Sighting::Packet(packet)) => newest == packet,
+            (Verdict::Invalid { seq, .. }, Sighting::Invalid { seq: held, .. }) => seq == held,
+            _ => false,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let (status, packet, error) = match &self.verdict {
+            Verdict::Packet(packet, doubt) => {
+                let found = if self.exit_code() == 0 {
+                    "found"
+                } else {
+                    "nodata"
+                };
+                (found, Some(self.packet_json(packet)), doubt.clone())
+            }
+            Verdict::Absent => ("absent", None, None),
+            Verdict::Invalid { seq, reason } => {
+                let reason = format!("the newest item, seq {seq}, cannot be used: {reason}");
+                ("invalid", None, Some(reason))
+            }
+            Verdict::Failure(reason) => ("failure", None, Some(reason.clone())),
+        };
+        let nodes = self.holders.iter().map(|holder| {
+            let (seq, error) = match &holder.holds {
+                Holds::Item(Sighting::Invalid { seq, reason }) => (Some(*seq), Some(reason)),
+                Holds::Item(item) => (Some(item.seq()), None),
+                Holds::Refused(reason) => (None, Some(reason)),
+                Holds::Nothing | Holds::Unknown => (None, None),
+            };
+            json!({
+                "address": holder.address.to_string(),
+                "holds": self.standing(holder),
+                "seq": seq,
+                "error": error,
+            })
+        });
+        json!({
+            "name": self.name.in_zone.to_ascii(),
+            "key": self.name.key.to_string(),
+            "status": status,
+            "packet": packet,
+            "error": error,
+            "held": self.counts().into_iter().map(|(what, count)| (what.to_owned(), count.into()))
+                .collect::<serde_json::Map<String, Value>>(),
+            "nodes": nodes.collect::<Vec<_>>(),
+            "milliseconds": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    fn packet_json(&self, packet: &SignedPacket) -> Value {
+        let signed_at = signed_at(packet.seq());
+        json!({
+            "seq": packet.seq(),
+            "signed_at": signed_at,
+            "signed": utc(signed_at),
+            "age_seconds": now().checked_sub(signed_at),
+            "bytes": packet.dns().len(),
+            "signature": "valid",
+            "record_count": Zone::new(packet, 0).records().len(),
+            "records": records_json(&asked_records(&self.name.in_zone, packet)),
+        })
+    }
+}
+
+/// The records of a packet at or below a name; if there are none, those above that would answer for it:
+/// wildcards, delegations, and DNAMEs.
+fn asked_records(name: &Name, packet: &SignedPacket) -> Vec<ProtoRecord> {
+    let zone = Zone::new(packet, 0);
+    let records = zone.records().iter();
+    let below: Vec<_> = records
+        .clone()
+        .filter(|record| name.zone_of(&record.owner))
+        .collect();
+    let shown = match below.is_empty() {
+        true => records
+            .filter(|record| answers(&zone, name, record))
+            .collect(),
+        false => below,
+    };
+    shown.into_iter().map(proto_record).collect()
+}
+
+/// Whether a record above a name answers for it.
+fn answers(zone: &Zone, name: &Name, record: &Record) -> bool {
+    let is_above = |owner: &Name| owner.zone_of(name);
+    match zone.lookup(name, record.rtype) {
+        Lookup::Rrset { .. } | Lookup::Cname { .. } => {
+            record.owner.is_wildcard() && is_above(&record.owner.base_name())
+        }
+        Lookup::Dname { owner, .. } => record.rtype == RecordType::DNAME && record.owner == owner,
+        Lookup::Delegation { cut } => record.rtype == RecordType::NS && record.owner == cut,
+        Lookup::NoData | Lookup::NxDomain => false,
+    }
+}
+
+fn proto_record(record: &Record) -> ProtoRecord {
+    let length = u16::try_from(record.rdata.len()).unwrap_or(u16::MAX);
+    let mut decoder = BinDecoder::new(&record.rdata);
+    let read = RData::read(&mut decoder, record.rtype, Restrict::new(length));
+    // One odd record is shown as bytes.
+    let data = read.unwrap_or_else(|_| RData::Unknown {
+        code: record.rtype,
+        rdata: NULL::with(record.rdata.clone()),
+    });
+    ProtoRecord::from_rdata(record.owner.clone(), record.ttl, data)
+}
+
+/// A `seq` in seconds of Unix time.
+fn signed_at(seq: u64) -> u64 {
+    seq / 1_000_000
+}
+
+/// A `seq` as a date, and how long ago that was.
+fn signed(seq: u64) -> String {
+    let (at, now) = (signed_at(seq), now());
+    let when = match now.checked_sub(at) {
+        Some(age) => format!("{} ago", seconds(age)),
+        None => format!(
+            "{} ahead of this host's clock",
+            seconds(at.saturating_sub(now))
+        ),
+    };
+    format!("signed {}, {when}", utc(at))
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+fn u64_of(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
