@@ -25,7 +25,7 @@ use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{Name, RData, RecordType};
 use pkbridge::control::{
     BindFault, CacheUse, Cached, Control, ControlListener, Dht, Explanation, Flush, Flushed,
-    Freshness, Instance, LastLookup, Lookups, Packet, Request, Source, Status, Store,
+    Freshness, Instance, KeepAlive, LastLookup, Lookups, Packet, Request, Source, Status, Store,
     serve_control,
 };
 use pkbridge::pkarr::PublicKey;
@@ -135,6 +135,14 @@ fn status() -> Status {
             answered_share: Some(0.867),
             refused_packets: [("wrong signature".to_owned(), 7)].into(),
         },
+        keep_alive: Some(KeepAlive {
+            keys: 5,
+            kept: 2,
+            absent: 0,
+            let_go: 1,
+            failed: 1,
+            last_put_seconds_ago: Some(720),
+        }),
     }
 }
 
@@ -159,6 +167,7 @@ lookups      5 under way, 0 waiting
              1 refused: over a budget, or too many waiting
 answered by  87 % of the nodes asked
 bad packets  7 wrong signature
+keep-alive   5 keys: 2 put on the DHT again, 1 let go, 1 failed, 1 not yet; the last 12m ago
 ";
 
 fn explanation(name: String) -> Explanation {

@@ -1022,3 +1022,74 @@ async fn a_damaged_store_is_told_kept_and_replaced() {
     let answer = owner.ask(program.address).await;
     assert!(matches!(answer, Told::Stale(SEQ, _)), "{answer:?}");
 }
+
+/// How many nodes hold the key's packet with this `seq`.
+fn holders(network: &Simulated, owner: &Owner, seq: u64) -> usize {
+    let holders = network.network.holders(owner.key.as_bytes());
+    let held = holders.get(&i64::try_from(seq).unwrap());
+    held.copied().unwrap_or_default()
+}
+
+async fn kept_alive(socket: &Path) -> control::KeepAlive {
+    let status = control::ask(socket, &Request::Status).await.unwrap();
+    let status: Status = serde_json::from_value(status).unwrap();
+    status.keep_alive.unwrap()
+}
+
+/// The nodes that had a packet have left but for three: it is put on the others, then the newer one that has
+/// come, and nothing of a key without a packet.
+#[tokio::test]
+async fn a_packet_is_kept_alive_and_a_newer_one_takes_its_place() {
+    let network = Simulated::start(settings()).await;
+    let directory = Directory::new();
+    let [owner, nobody] = [Owner::new(1), Owner::new(2)];
+    network.store_on(&owner.packet(SEQ), |rank| rank < 3);
+    let mut config = with_state(&directory, network.config());
+    config.keep_alive.keys = vec![owner.key, nobody.key];
+    config.keep_alive.max_age = Duration::from_secs(100 * 365 * 86_400);
+    let interval = config.keep_alive.interval;
+    let server = Running::start(config.clone());
+    until_joined(&server).await;
+    let socket = directory.join("control");
+    assert_eq!(kept_alive(&socket).await.keys, 2);
+
+    // The first time comes within a tenth of the interval and some seconds.
+    pass(interval / 10 + Duration::from_secs(11)).await;
+    until("the packet is put", async || {
+        holders(&network, &owner, SEQ) > 15
+    })
+    .await;
+    until("both have had their turn", async || {
+        let status = kept_alive(&socket).await;
+        (status.kept, status.absent) == (1, 1)
+    })
+    .await;
+
+    network.store_on(&owner.packet(SEQ + 1), |rank| rank < 3);
+    pass(interval).await;
+    until("the newer one is put", async || {
+        let last = kept_alive(&socket).await.last_put_seconds_ago;
+        holders(&network, &owner, SEQ + 1) > 15 && last.is_some_and(|ago| ago < 60)
+    })
+    .await;
+    assert_eq!(
+        network.network.holders(nobody.key.as_bytes()),
+        BTreeMap::new()
+    );
+    assert_eq!(owner.ask(server.address).await, Told::Fresh(SEQ + 1));
+
+    // A reload takes the change, and another one lets go of what has become too old.
+    config.keep_alive.keys = vec![owner.key];
+    config.keep_alive.max_age = Duration::from_secs(86_400);
+    reload(&server, config.clone()).await;
+    assert_eq!(kept_alive(&socket).await.keys, 1);
+    pass(interval).await;
+    until("it is let go", async || {
+        kept_alive(&socket).await.let_go == 1
+    })
+    .await;
+    config.keep_alive.keys = Vec::new();
+    reload(&server, config).await;
+    let status = control::ask(&socket, &Request::Status).await.unwrap();
+    assert!(status["keep_alive"].is_null(), "{status}");
+}

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::control::{ControlArgs, Sheet, bytes, counted, seconds};
-use crate::control::{CacheUse, Dht, Request, Status, Store};
+use crate::control::{CacheUse, Dht, KeepAlive, Request, Status, Store};
 
 /// Asks and shows.
 pub(super) async fn run(args: &ControlArgs) -> ExitCode {
@@ -32,6 +32,9 @@ fn text(status: &Status) -> String {
         &status.store.as_ref().map_or_else(Vec::new, store),
     );
     dht(&mut sheet, &status.dht);
+    if let Some(status) = &status.keep_alive {
+        sheet.line("keep-alive", &keep_alive(status));
+    }
     sheet.into_text()
 }
 
@@ -119,4 +122,25 @@ fn dht(sheet: &mut Sheet, dht: &Dht) {
     if !refused.is_empty() {
         sheet.lines("bad packets", "", &refused);
     }
+}
+
+fn keep_alive(status: &KeepAlive) -> String {
+    let done = status.kept + status.absent + status.let_go + status.failed;
+    let counts = [
+        (status.kept, "put on the DHT again"),
+        (status.absent, "that nobody has"),
+        (status.let_go, "let go"),
+        (status.failed, "failed"),
+        (status.keys.saturating_sub(done), "not yet"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let last = status.last_put_seconds_ago;
+    let last = last.map_or_else(String::new, |ago| {
+        format!("; the last {} ago", seconds(ago))
+    });
+    let keys = counted(status.keys, "key", "keys");
+    format!("{keys}: {}{last}", counts.join(", "))
 }

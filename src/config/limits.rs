@@ -150,6 +150,28 @@ pub(super) const MISSES_PER_CLIENT: NumberLimit<u32> = NumberLimit {
     max: 1000,
 };
 
+/// `keep-alive.keys`: at most 128. One after the other they take some seconds each, and all of them must have
+/// had their turn within the shortest interval.
+pub(super) const KEEP_ALIVE_MAX: usize = 128;
+/// `keep-alive.interval`: 1 h by default, as BEP 44 recommends, from 10 min to 90 min: nodes forget an item
+/// after two hours.
+pub(super) const KEEP_ALIVE_INTERVAL: DurationLimit = DurationLimit {
+    default: Duration::from_secs(HOUR),
+    min: Duration::from_secs(10 * MINUTE),
+    max: Duration::from_secs(90 * MINUTE),
+    whole_seconds: false,
+    source: ", as DHT nodes forget an item after two hours",
+};
+/// `keep-alive.max-age`: 365 d by default, from 1 d to 3650 d. An owner who only puts a packet again does not
+/// sign it anew.
+pub(super) const KEEP_ALIVE_MAX_AGE: DurationLimit = DurationLimit {
+    default: Duration::from_secs(365 * DAY),
+    min: Duration::from_secs(DAY),
+    max: Duration::from_secs(3650 * DAY),
+    whole_seconds: false,
+    source: "",
+};
+
 /// `cache.max-stale`: 7 d by default, to 30 d. RFC 8767 section 5 suggests one to three days; the
 /// records of a public key leave the DHT within hours when their owner's machine is off.
 pub(super) const MAX_STALE: DurationLimit = DurationLimit {

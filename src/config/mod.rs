@@ -18,7 +18,7 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use settings::{
-    Access, AuthenticData, Cache, Config, Control, Delegation, Dht, ForwardRule, Listen,
+    Access, AuthenticData, Cache, Config, Control, Delegation, Dht, ForwardRule, KeepAlive, Listen,
     LocalRecord, Log, Names, Rebinding, RebindingGuard, SearchDomains, State, Strategy, Upstream,
     UpstreamMode,
 };

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::limits;
 use crate::endpoint::Endpoint;
+use crate::pkarr::PublicKey;
 
 /// All settings of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Config {
     pub rebinding: Rebinding,
     /// The Mainline DHT, which holds the signed packets of public keys.
     pub dht: Dht,
+    /// Keys whose packets are put on the DHT again.
+    pub keep_alive: KeepAlive,
     /// The caches of answers and packets.
     pub cache: Cache,
     /// What is kept between runs.
@@ -221,6 +224,17 @@ pub struct Dht {
     pub max_misses_per_client: u32,
 }
 
+/// The table `[keep-alive]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// The keys, without duplicates; none by default.
+    pub keys: Vec<PublicKey>,
+    /// The longest time between two puts of a packet.
+    pub interval: Duration,
+    /// How long ago a packet may have been signed.
+    pub max_age: Duration,
+}
+
 /// The table `[cache]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
@@ -322,6 +336,11 @@ impl Default for Config {
                 linger: limits::LINGER.default,
                 max_lookups_per_second: limits::LOOKUPS_PER_SECOND.default,
                 max_misses_per_client: limits::MISSES_PER_CLIENT.default,
+            },
+            keep_alive: KeepAlive {
+                keys: Vec::new(),
+                interval: limits::KEEP_ALIVE_INTERVAL.default,
+                max_age: limits::KEEP_ALIVE_MAX_AGE.default,
             },
             cache: Cache {
                 max_bytes: limits::MAX_BYTES_DEFAULT,

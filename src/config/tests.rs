@@ -77,7 +77,7 @@ fn the_shipped_file_has_every_key_below_a_comment() {
         }
     }
     assert_eq!(found, keys().collect::<Vec<_>>());
-    assert_eq!(found.len(), 45);
+    assert_eq!(found.len(), 48);
 }
 
 #[test]
@@ -139,6 +139,10 @@ fn every_key_has_an_effect() {
         linger = "30ms"
         max-lookups-per-second = 1000
         max-misses-per-client = 1
+        [keep-alive]
+        keys = ["O4dksfbqk85ogzdb5osziw6befigbuxmuxkuxq8434q89uj56uyy"]
+        interval = "90m"
+        max-age = "3650d"
         [cache]
         max-bytes = 0x10000
         min-ttl = "30m"
@@ -242,6 +246,11 @@ fn every_key_has_an_effect() {
             max_lookups_per_second: 1000,
             max_misses_per_client: 1,
         },
+        keep_alive: KeepAlive {
+            keys: vec![values::EXAMPLE_KEY.parse().unwrap()],
+            interval: second(5400),
+            max_age: second(3650 * 86_400),
+        },
         cache: Cache {
             max_bytes: 65536,
             min_ttl: second(1800),
@@ -317,7 +326,8 @@ fn unknown_names_are_refused_with_the_nearest() {
             "[metrics]",
             &[
                 "f:1:2: [metrics]: unknown table \"metrics\"; the tables are listen, access, names, \
-               delegation, upstream, forward, records, rebinding, dht, cache, state, control, log",
+               delegation, upstream, forward, records, rebinding, dht, keep-alive, cache, state, control, \
+               log",
             ],
         ),
         (

@@ -258,6 +258,17 @@ pub fn bootstrap_node(text: &str) -> Result<String, String> {
     Ok(format!("{host}:{port}"))
 }
 
+/// A key for examples: that of the Pkarr project's own documentation.
+pub(super) const EXAMPLE_KEY: &str = "o4dksfbqk85ogzdb5osziw6befigbuxmuxkuxq8434q89uj56uyy";
+
+/// A public key, bare or with `pk:` in front.
+pub(super) fn public_key(text: &str) -> Result<PublicKey, String> {
+    text.parse().map_err(|error| {
+        let shown = quoted(text);
+        format!("{shown} is no public key: {error}; write a key such as \"{EXAMPLE_KEY}\"")
+    })
+}
+
 /// The directory of the state, or nothing.
 pub(super) fn directory(text: &str) -> Result<Option<PathBuf>, String> {
     if text.is_empty() {

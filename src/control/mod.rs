@@ -25,8 +25,8 @@ use hickory_proto::rr::Name;
 pub use client::{AskError, ask};
 pub use listener::{BindError, BindFault, ControlListener};
 pub use report::{
-    CacheUse, Cached, Dht, Explanation, FOUND, Flushed, Freshness, Instance, LastLookup, Lookups,
-    Packet, Source, Status, Store,
+    CacheUse, Cached, Dht, Explanation, FOUND, Flushed, Freshness, Instance, KeepAlive, LastLookup,
+    Lookups, Packet, Source, Status, Store,
 };
 pub use request::{Flush, Request, RequestError};
 pub use serve::serve_control;

@@ -26,6 +26,8 @@ pub struct Status {
     pub store: Option<Store>,
     /// The DHT.
     pub dht: Dht,
+    /// Keys whose packets are put on the DHT again; `None` if there are none.
+    pub keep_alive: Option<KeepAlive>,
 }
 
 /// How full a cache is.
@@ -108,6 +110,24 @@ pub struct Lookups {
     pub under_way: u64,
     /// Waiting for their turn now.
     pub waiting: u64,
+}
+
+/// Keys whose packets are put on the DHT again: how many came to what the last time; the rest has not had its
+/// turn yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepAlive {
+    /// Keys of the configuration.
+    pub keys: u64,
+    /// Their packet was put.
+    pub kept: u64,
+    /// Nobody has a packet.
+    pub absent: u64,
+    /// The packet is too old.
+    pub let_go: u64,
+    /// It failed, and is tried again.
+    pub failed: u64,
+    /// Since a packet was last put.
+    pub last_put_seconds_ago: Option<u64>,
 }
 
 /// What a flush took.

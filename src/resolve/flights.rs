@@ -102,6 +102,13 @@ impl<V: Clone> Flight<V> {
         }
     }
 
+    /// Waits for the lookup's end, past what has landed early.
+    pub(super) async fn ended(&mut self) -> Result<V, NoFlight> {
+        // An error means that nobody can land any more.
+        while self.result.changed().await.is_ok() {}
+        self.result.borrow().clone().ok_or(NoFlight::Lost)
+    }
+
     /// A result that replaces the one that has landed, if it comes within this time.
     pub(super) async fn landed_again(&mut self, within: Duration) -> Option<V> {
         timeout(within, self.result.changed()).await.ok()?.ok()?;

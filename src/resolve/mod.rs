@@ -6,6 +6,7 @@ mod dht;
 mod exchange;
 mod failure;
 mod flights;
+mod keep_alive;
 mod local_records;
 mod lookup;
 mod packets;
@@ -32,10 +33,11 @@ pub use dht::{
     PublishError, Published, ResolveHost,
 };
 pub use failure::{Ede, Failure, ede};
+pub use keep_alive::{KeepAlive, KeepAliveSettings, KeepAliveStatus};
 pub use local_records::{LocalRecord, LocalRecords};
 pub use packets::{
-    Asker, Ending, FetchPacket, Held, HoldTimes, Holders, KeyState, MissState, Packets, See,
-    Sighting, Source, Wanted,
+    Asker, Ending, FetchPacket, Held, HoldTimes, Holders, KeyState, MissState, Packets, PutPacket,
+    See, Sighting, Source, Wanted,
 };
 pub use query::UDP_PAYLOAD_LEN;
 pub use rebinding::RebindingGuard;

@@ -11,8 +11,9 @@ use super::forwarding::{self, CurrentForward};
 use crate::config::{self, Config, SearchDomains};
 use crate::pkarr::Suffixes;
 use crate::resolve::{
-    AnswerCache, Dht, DhtSettings, HoldTimes, HostsByForwarding, LocalRecord, LocalRecords, Names,
-    Packets, RebindingGuard, Resolver, Reuse, Store, StoreSettings, Ttls,
+    AnswerCache, Dht, DhtSettings, HoldTimes, HostsByForwarding, KeepAlive, KeepAliveSettings,
+    LocalRecord, LocalRecords, Names, Packets, RebindingGuard, Resolver, Reuse, Store,
+    StoreSettings, Ttls,
 };
 use crate::serve::{AuthenticData, ServeSettings, Service};
 
@@ -52,6 +53,22 @@ pub(super) fn open_store(config: &Config) -> Option<Arc<Store>> {
         directory,
         max_bytes: config.state.max_bytes,
     }))
+}
+
+/// Starts keeping packets alive; keys that `before` had keep their times.
+pub(super) fn keep_alive(
+    config: &Config,
+    packets: &Arc<Packets>,
+    dht: &Arc<Dht>,
+    before: Option<&KeepAlive>,
+) -> Arc<KeepAlive> {
+    let settings = KeepAliveSettings {
+        keys: config.keep_alive.keys.clone(),
+        interval: config.keep_alive.interval,
+        max_age: config.keep_alive.max_age,
+    };
+    let packets = Arc::clone(packets);
+    Arc::new(KeepAlive::start(settings, packets, dht.clone(), before))
 }
 
 /// The part of the cache's bytes that packets get.
@@ -181,6 +198,7 @@ pub(super) fn have_same_answers(before: &Config, now: &Config) -> bool {
         records,
         rebinding,
         dht: _,
+        keep_alive: _,
         cache,
         state: _,
         control: _,

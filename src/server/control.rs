@@ -22,8 +22,8 @@ use crate::control::{
 };
 use crate::pkarr::{NameKind, PublicKey, PublicKeyName, Suffixes, Zone};
 use crate::resolve::{
-    Answer, AnswerCache, Dht, Ede, Forward, Held, KeyState, LocalRecords, Packets, Source, Store,
-    StoreState, is_special_use,
+    Answer, AnswerCache, Dht, Ede, Forward, Held, KeepAlive, KeyState, LocalRecords, Packets,
+    Source, Store, StoreState, is_special_use,
 };
 
 /// The parts of the server that can be asked. Replaced as a whole on reload.
@@ -38,6 +38,7 @@ pub(super) struct Parts {
     pub(super) dht: Arc<Dht>,
     pub(super) store: Option<Arc<Store>>,
     pub(super) packets: Arc<Packets>,
+    pub(super) keep_alive: Arc<KeepAlive>,
     pub(super) answers: AnswerCache,
 }
 
@@ -88,6 +89,7 @@ impl Parts {
             },
             store: self.store.as_ref().map(|store| self.store_status(store)),
             dht: self.dht_status(),
+            keep_alive: self.keep_alive_status(),
         }
     }
 
@@ -153,6 +155,18 @@ impl Parts {
             answered_share: status.answered_share,
             refused_packets: refused,
         }
+    }
+
+    fn keep_alive_status(&self) -> Option<control::KeepAlive> {
+        let status = self.keep_alive.status();
+        (status.keys > 0).then(|| control::KeepAlive {
+            keys: count(status.keys),
+            kept: count(status.kept),
+            absent: count(status.absent),
+            let_go: count(status.let_go),
+            failed: count(status.failed),
+            last_put_seconds_ago: status.last_put.map(|put| put.elapsed().as_secs()),
+        })
     }
 
     async fn flush(&self, what: &Flush) -> Flushed {

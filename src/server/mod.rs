@@ -27,7 +27,7 @@ use crate::resolve::Dht;
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{CurrentService, Places, UdpThreads, serve_tcp};
 use assemble::{
-    answers, have_same_answers, local_records, open_store, packets, service, start_dht,
+    answers, have_same_answers, keep_alive, local_records, open_store, packets, service, start_dht,
 };
 use control::{CurrentParts, Parts};
 use forwarding::{CurrentForward, forwarding};
@@ -165,11 +165,13 @@ impl Server {
         if let Some(store) = &store {
             store.wait_until_open(STORE_PATIENCE);
         }
+        let packets = packets(&config, &dht, store.as_ref());
         let parts = Parts {
             started: Instant::now(),
             suffixes: Suffixes::new(&config.names.suffixes),
             local: Arc::new(local_records(&config)),
-            packets: packets(&config, &dht, store.as_ref()),
+            keep_alive: keep_alive(&config, &packets, &dht, None),
+            packets,
             answers: answers(&config),
             config: config.clone(),
             listening,
@@ -262,6 +264,7 @@ impl Server {
         if timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "stopped with questions unanswered");
         }
+        self.parts.0.load().keep_alive.stop();
         self.dht_stop.cancel();
         self.control_stop.cancel();
         let store = self.parts.0.load().store.clone();
@@ -331,6 +334,14 @@ impl Server {
         } else {
             (Arc::new(local_records(&config)), answers(&config))
         };
+        let keeps_alive = Arc::ptr_eq(&packets, &before.packets)
+            && Arc::ptr_eq(&dht, &before.dht)
+            && config.keep_alive == self.config.keep_alive;
+        let keep_alive = if keeps_alive {
+            Arc::clone(&before.keep_alive)
+        } else {
+            keep_alive(&config, &packets, &dht, Some(&before.keep_alive))
+        };
         let parts = Parts {
             started: before.started,
             suffixes: Suffixes::new(&config.names.suffixes),
@@ -342,10 +353,14 @@ impl Server {
             dht,
             store,
             packets,
+            keep_alive,
         };
         let service = match service(&config, &parts) {
             Ok(service) => service,
             Err(error) => {
+                if !keeps_alive {
+                    parts.keep_alive.stop();
+                }
                 if dht_changed {
                     dht_stop.cancel();
                 }
@@ -363,6 +378,9 @@ impl Server {
             self.dht_stop.cancel();
         }
         self.dht_stop = dht_stop;
+        if !keeps_alive {
+            before.keep_alive.stop();
+        }
         self.parts.0.store(Arc::new(parts));
         self.places.set_limits(
             config.listen.max_tcp_connections,

@@ -244,6 +244,28 @@ pub(in crate::config) const TABLES: &[Table] = &[
         ]),
     },
     Table {
+        name: "keep-alive",
+        keys: Keys::Table(&[
+            key("keys", |value, config| {
+                let keys = list(value, values::EXAMPLE_KEY, values::public_key)?;
+                let keys = at_most(limits::KEEP_ALIVE_MAX, "keys", value, keys);
+                assign(&mut config.keep_alive.keys, keys)
+            }),
+            key("interval", |value, config| {
+                assign(
+                    &mut config.keep_alive.interval,
+                    duration(value, &limits::KEEP_ALIVE_INTERVAL),
+                )
+            }),
+            key("max-age", |value, config| {
+                assign(
+                    &mut config.keep_alive.max_age,
+                    duration(value, &limits::KEEP_ALIVE_MAX_AGE),
+                )
+            }),
+        ]),
+    },
+    Table {
         name: "cache",
         keys: Keys::Table(&[
             key("max-bytes", |value, config| {

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use hickory_proto::rr::RecordType;
 use proptest::prelude::*;
 
-use crate::config::{Config, LocalRecord, RebindingGuard, Strategy as Asked, UpstreamMode};
+use crate::config::{Config, LocalRecord, RebindingGuard, Strategy as Asked, UpstreamMode, values};
 use crate::endpoint::Endpoint;
+use crate::pkarr::{PublicKey, SigningKey};
 
 const SHIPPED: &str = include_str!("../../../config/pkbridge.toml");
 /// A label that is a public key.
@@ -511,6 +512,47 @@ fn a_node_of_the_dht_has_no_public_key_name() {
             ),
         ],
     )]);
+}
+
+#[test]
+fn keys_that_are_kept_alive_are_checked_and_bounded() {
+    let key = values::EXAMPLE_KEY;
+    let config = parse(&format!("keep-alive.keys = [\"pk:{key}\"]"));
+    assert_eq!(config.keep_alive.keys, [key.parse().unwrap()]);
+    assert_eq!(parse("[keep-alive]\n").keep_alive.keys, []);
+    let weak = "y".repeat(52);
+    let upper = key.to_uppercase();
+    assert_refused(&[
+        (
+            &format!("[keep-alive]\nkeys = [\"{weak}\", \"{key}\", \"{upper}\"]"),
+            &[
+                &format!(
+                    "f:2:9: [keep-alive].keys: \"{weak}\" is no public key: a weak key, for which \
+                     anybody can sign; write a key such as \"{key}\""
+                ),
+                &format!("f:2:121: [keep-alive].keys: \"{upper}\" is listed twice; leave one out"),
+            ],
+        ),
+        (
+            "[keep-alive]\ninterval = \"2h\"\nmax-age = \"1h\"",
+            &[
+                "f:2:12: [keep-alive].interval: \"2h\" is out of bounds; write a duration from 10m to \
+                 1h30m, as DHT nodes forget an item after two hours",
+                "f:3:11: [keep-alive].max-age: \"1h\" is out of bounds; write a duration from 1d to 3650d",
+            ],
+        ),
+    ]);
+    let many = list(129, |number| {
+        let mut secret = [1; 32];
+        secret[..8].copy_from_slice(&number.to_be_bytes());
+        let secret = SigningKey::from_bytes(&secret);
+        let key = PublicKey::from_bytes(&secret.verifying_key().to_bytes());
+        key.unwrap().to_string()
+    });
+    assert_eq!(
+        refusal(&format!("keep-alive.keys = {many}")),
+        "f:1:19: [keep-alive].keys: 129 keys are listed; list at most 128"
+    );
 }
 
 #[test]

@@ -24,9 +24,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::packets::{Asker, Ending, FetchPacket, See, Wanted};
+use super::packets::{Asker, Ending, FetchPacket, PutPacket, See, Wanted};
 use crate::panics::Isolated;
-use crate::pkarr::PublicKey;
+use crate::pkarr::{PublicKey, SignedPacket};
 use health::{Health, Outcome};
 use newest::Newest;
 use turns::Turns;
@@ -332,5 +332,20 @@ impl FetchPacket for Dht {
 
     fn also_wanted(&self, key: PublicKey, asker: Asker) {
         self.turns.also_wanted(key, asker);
+    }
+}
+
+impl PutPacket for Dht {
+    fn put<'a>(&'a self, packet: &'a SignedPacket) -> BoxFuture<'a, Result<u32, Failure>> {
+        Box::pin(async move {
+            self.turns.turn(packet.key(), Asker::Refresh).await?;
+            // It looks for the nodes first.
+            let deadline = Instant::now() + self.lookup_timeout * 2;
+            let first = self.next.fetch_add(1, Ordering::Relaxed);
+            let (node, _) = self.node(first, deadline).await?;
+            let put = timeout_at(deadline, node.publish(packet)).await;
+            put.unwrap_or_else(|_| Err("it does not end".to_owned()))
+                .map_err(Failure::Dht)
+        })
     }
 }

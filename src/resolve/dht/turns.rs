@@ -59,10 +59,10 @@ struct State {
     is_closed: bool,
 }
 
-/// The lookup of a key that waits.
+/// The lookup of a key that waits, and beside it what else is done with the key.
 #[derive(Debug)]
 struct Waiting {
-    tell: oneshot::Sender<Turn>,
+    tell: Vec<oneshot::Sender<Turn>>,
     /// In how many queues it stands.
     queues: usize,
 }
@@ -87,7 +87,7 @@ impl Turns {
         }
     }
 
-    /// Waits for the turn of a key; there is one lookup of a key at a time.
+    /// Waits for the turn of a key; there is one lookup of a key at a time, and a put may share its turn.
     ///
     /// # Errors
     /// If too many lookups wait, or the client is over its budget.
@@ -180,6 +180,14 @@ impl Turns {
     }
 }
 
+impl Waiting {
+    /// Whether anybody still waits.
+    fn tell(self, turn: &Turn) -> bool {
+        let told = self.tell.into_iter().map(|tell| tell.send(turn.clone()));
+        told.filter(Result::is_ok).count() > 0
+    }
+}
+
 impl State {
     fn may_start(&mut self, now: Instant, interval: Duration) -> bool {
         let burst = interval * (BURST - 1);
@@ -202,10 +210,15 @@ impl State {
         key: PublicKey,
         asker: Asker,
     ) -> Result<oneshot::Receiver<Turn>, Failure> {
+        let (tell, told) = oneshot::channel();
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.tell.push(tell);
+            return Ok(told);
+        }
         if self.waiting.len() >= MAX_WAITING {
             self.refuse_one();
         }
-        let (tell, told) = oneshot::channel();
+        let tell = vec![tell];
         self.waiting.insert(key, Waiting { tell, queues: 0 });
         if self.stand_in_line(key, asker) {
             return Ok(told);
@@ -258,7 +271,7 @@ impl State {
                 && let Some(waiting) = self.waiting.remove(&key)
             {
                 self.refused += 1;
-                let _ = waiting.tell.send(Err(failure.clone()));
+                waiting.tell(&Err(failure.clone()));
             }
         }
     }
@@ -282,7 +295,7 @@ impl State {
             while !has_started && let Some(key) = queue.pop_front() {
                 self.entries = self.entries.saturating_sub(1);
                 let waiting = self.waiting.remove(&key);
-                has_started = waiting.is_some_and(|waiting| waiting.tell.send(Ok(())).is_ok());
+                has_started = waiting.is_some_and(|waiting| waiting.tell(&Ok(())));
             }
             if !queue.is_empty() {
                 self.queues.insert(asker, queue);
@@ -438,6 +451,25 @@ mod tests {
         assert_eq!(turns.counts(), (0, 0));
         assert_eq!(turns.lock().entries, 0);
         assert!(turns.lock().queues.is_empty() && turns.lock().order.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_put_and_a_lookup_of_one_key_share_a_turn() {
+        let turns = turns(100, 10);
+        ask(&turns, client(1), 10).await;
+        let key = new_key();
+        let wait = |asker| {
+            let turns = turns.clone();
+            tokio::spawn(async move { turns.turn(key, asker).await })
+        };
+        let (lookup, put) = (wait(client(2)), wait(Asker::Refresh));
+        pass(Duration::from_millis(200)).await;
+        assert_eq!(
+            (lookup.await.unwrap(), put.await.unwrap()),
+            (Ok(()), Ok(()))
+        );
+        assert_eq!(turns.counts(), (0, 0));
+        assert_eq!(turns.lock().entries, 0);
     }
 
     #[tokio::test(start_paused = true)]

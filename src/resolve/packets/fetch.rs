@@ -17,6 +17,13 @@ pub trait FetchPacket: Send + Sync + std::fmt::Debug {
     fn also_wanted(&self, _key: PublicKey, _asker: Asker) {}
 }
 
+/// What keeping packets alive needs of whoever puts them on the network.
+pub trait PutPacket: Send + Sync + std::fmt::Debug {
+    /// Puts a packet on the nodes nearest to its key; tells how many took it. It waits for its turn among
+    /// the lookups.
+    fn put<'a>(&'a self, packet: &'a SignedPacket) -> BoxFuture<'a, Result<u32, Failure>>;
+}
+
 /// Takes what a lookup sees, as it comes.
 pub type See<'a> = dyn FnMut(Sighting) + Send + 'a;
 

@@ -24,7 +24,7 @@ use super::flights::{Early, Flight, Flights, NoFlight};
 use super::store::Store;
 use crate::pkarr::{PublicKey, SignedPacket};
 
-pub use fetch::{Asker, Ending, FetchPacket, Holders, See, Sighting, Wanted};
+pub use fetch::{Asker, Ending, FetchPacket, Holders, PutPacket, See, Sighting, Wanted};
 pub(super) use held::Known;
 pub use held::{Held, HoldTimes, Source};
 pub use state::{KeyState, MissState};
@@ -196,6 +196,43 @@ impl Packets {
         match before.held.clone().filter(|held| held.is_usable(now)) {
             None => self.looked_for(key, asker, before).await,
             Some(held) => self.newer_or_stale(held, asker, before).await,
+        }
+    }
+
+    /// Looks for a key now, however fresh what is held of it is, and waits for the lookup's end: the newest
+    /// packet ever seen, or `None` if enough nodes said that they have none.
+    ///
+    /// # Errors
+    /// If the lookup does not tell whether there is a newer one, or the newest is no packet.
+    pub async fn look_again(
+        self: &Arc<Self>,
+        key: PublicKey,
+    ) -> Result<Option<Arc<Held>>, Failure> {
+        let before = self.recall(key).await;
+        let looked = async {
+            let mut flight = self.look(key, Asker::Refresh, before)?;
+            flight.ended().await
+        };
+        let known = looked.await.map_err(|none| match none {
+            NoFlight::Full => Failure::Overloaded,
+            NoFlight::Lost => Failure::Internal,
+        })?;
+        // However fresh the packet is that is held: the lookup has found no newer one if it says so here.
+        let before = self.recall(key).await;
+        let newest = before.held.clone().filter(|held| {
+            let known_seq = self.known_seq(key, &before);
+            known_seq.is_none_or(|seq| held.packet.seq() >= seq)
+        });
+        match (self.misses.get(&key).map(|miss| miss.why), known) {
+            (Some(Why::Absent), _) => Ok(newest),
+            (Some(Why::Failed(Failure::OnlyOlderPackets(seq))), _) => match newest {
+                None => Err(Failure::OnlyOlderPackets(seq)),
+                newest => Ok(newest),
+            },
+            (Some(Why::Failed(failure)), _) | (None, Known::Failed(failure)) => Err(failure),
+            (None, Known::Packet(held)) if held.holders.is_some() => Ok(Some(held)),
+            (None, Known::Absent) => Ok(newest),
+            (None, Known::Packet(_) | Known::Stale(..)) => Err(Failure::DhtPoorMiss),
         }
     }
 
