@@ -7,13 +7,12 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::serve::RESOLV_CONF;
 use super::{ConfigArgs, EXIT_NETWORK, complain, fail, log, refuse_config};
-use crate::config::bootstrap_node;
+use crate::config::{Config, bootstrap_node};
 use crate::resolve::Dht;
 use crate::server::join_dht;
 
-/// The system's list of resolvers (resolv.conf(5)).
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Longest wait for the DHT to be joined: bootstrap nodes by name take a lookup, and may be silent.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,12 +40,18 @@ impl Drop for DhtClient {
 }
 
 impl DhtArgs {
-    /// Joins; complains if it cannot.
-    pub(super) async fn join(&self) -> Result<DhtClient, ExitCode> {
+    /// The configuration; complains if it is unusable.
+    pub(super) fn load(&self) -> Result<Config, ExitCode> {
         let (mut config, _) = self.config.load().map_err(|error| refuse_config(&error))?;
         if !self.bootstrap.is_empty() {
             config.dht.bootstrap.clone_from(&self.bootstrap);
         }
+        Ok(config)
+    }
+
+    /// Joins; complains if it cannot.
+    pub(super) async fn join(&self) -> Result<DhtClient, ExitCode> {
+        let config = self.load()?;
         let _level = log::start("error").map_err(|error| fail(&error))?;
         let bootstrap = config.dht.bootstrap.join(", ");
         let stop = CancellationToken::new();

@@ -12,16 +12,17 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{Sheet, ascii, bytes, counted, seconds};
+use super::dht_client::DhtArgs;
 use super::explain::utc;
 use super::query::{printable, records_json, table};
 use super::serve::RESOLV_CONF;
-use super::{ConfigArgs, complain, fail, log, refuse_config};
-use crate::config::{Config, bootstrap_node};
+use super::{complain, fail, log};
+use crate::config::Config;
 use crate::pkarr::{
     Lookup, NameKind, PublicKeyName, Record, SignedPacket, Suffixes, Zone, parse_name,
 };
 use crate::resolve::{Asker, Dht, Ending, Failure, FetchPacket, Holder, Holds, Sighting, Wanted};
-use crate::server::dht_alone;
+use crate::server::join_dht;
 
 /// Longest wait for the first DHT node to answer.
 const JOIN_PATIENCE: Duration = Duration::from_secs(6);
@@ -40,11 +41,7 @@ pub(super) struct ResolveArgs {
     name: Name,
 
     #[command(flatten)]
-    config: ConfigArgs,
-
-    /// A DHT node to start from, in place of those of the configuration; can be given several times
-    #[arg(long, value_name = "HOST:PORT", value_parser = bootstrap_node)]
-    bootstrap: Vec<String>,
+    dht: DhtArgs,
 
     /// Print one JSON object instead of text
     #[arg(long)]
@@ -80,13 +77,10 @@ pub(super) async fn run(args: ResolveArgs) -> ExitCode {
     if let Err(error) = log::start("error") {
         return fail(&error);
     }
-    let mut config = match args.config.load() {
-        Ok((config, _)) => config,
-        Err(error) => return refuse_config(&error),
+    let config = match args.dht.load() {
+        Ok(config) => config,
+        Err(code) => return code,
     };
-    if !args.bootstrap.is_empty() {
-        config.dht.bootstrap = args.bootstrap;
-    }
     let name = match public_key_name(&args.name, &config.names.suffixes) {
         Ok(name) => name,
         Err(error) => {
@@ -95,7 +89,7 @@ pub(super) async fn run(args: ResolveArgs) -> ExitCode {
         }
     };
     let started = Instant::now();
-    let (verdict, holders) = look(&mut config, &name).await;
+    let (verdict, holders) = look(config, &name).await;
     let report = Report {
         name,
         verdict,
@@ -141,19 +135,16 @@ fn public_key_name(name: &Name, suffixes: &[String]) -> Result<PublicKeyName, St
 }
 
 /// Looks for the packet as the resolver does, then asks the nodes that should hold it one by one.
-async fn look(config: &mut Config, name: &PublicKeyName) -> (Verdict, Vec<Holder>) {
-    // Beside a running service: neither its port nor its files.
-    config.dht.bind_address.set_port(0);
-    config.state.directory = None;
+async fn look(config: Config, name: &PublicKeyName) -> (Verdict, Vec<Holder>) {
+    let nodes = config.dht.bootstrap.join(", ");
     let stop = CancellationToken::new();
     let _stopped_at_end = stop.clone().drop_guard();
     let failed = |error: String| (Verdict::Failure(error), Vec::new());
-    let dht = match dht_alone(config, Some(RESOLV_CONF.as_ref()), stop) {
+    let dht = match join_dht(config, RESOLV_CONF.as_ref(), stop) {
         Ok(dht) => dht,
         Err(error) => return failed(error.to_string()),
     };
     if timeout(JOIN_PATIENCE, dht.becomes(true)).await.is_err() {
-        let nodes = config.dht.bootstrap.join(", ");
         return failed(format!("no DHT node answers; asked were {nodes}"));
     }
     let (newest, ending) = newest(&dht, name).await;

@@ -10,7 +10,7 @@ mod losses;
 mod port_holder;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,20 +124,6 @@ impl std::fmt::Debug for Server {
             .field("listeners", &self.listeners)
             .finish_non_exhaustive()
     }
-}
-
-/// The DHT client of a configuration by itself, until `stop`: for commands that ask the DHT and end.
-///
-/// # Errors
-/// If a file that the upstreams need is unusable: they are asked for the names of bootstrap nodes.
-pub fn dht_alone(
-    config: &Config,
-    resolv_conf: Option<&Path>,
-    stop: CancellationToken,
-) -> Result<Arc<Dht>, StartError> {
-    let forwarding = forwarding(config, resolv_conf, &config.listen.addresses);
-    let forward = CurrentForward::new(forwarding.map_err(StartError::Upstream)?);
-    Ok(start_dht(config, &Arc::new(forward), stop))
 }
 
 impl Server {
