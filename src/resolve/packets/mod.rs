@@ -53,8 +53,12 @@ const SAVE_AGAIN: Duration = Duration::from_secs(3600);
 const GATHER_TIME: Duration = Duration::from_millis(2);
 /// A packet that comes within this time comes from near.
 const NEAR_TIME: Duration = Duration::from_millis(20);
-/// Bytes that a held packet takes beside its DNS message, with the cache's own structures: an estimate.
-const PACKET_OVERHEAD: usize = 600;
+/// Bytes that a held packet takes beside its DNS message, with the cache's own structures, as `just bench-memory` has it.
+const PACKET_OVERHEAD: usize = 660;
+/// The same of a key of which it is only remembered that it has no packet, or the sequence number.
+const KEY_SIZE: u64 = 400;
+/// The part of the bytes that each of these two gets.
+const KEYS_SHARE: u64 = 8;
 
 /// The packets that are held in memory, bounded in bytes, and the fetches under way.
 #[derive(Debug)]
@@ -119,7 +123,7 @@ enum Seen {
 }
 
 impl Packets {
-    /// Holds at most `max_bytes` of packets in memory; when full those go that were not asked for
+    /// Holds at most `max_bytes` of packets in memory, and of what is known of keys without one; when full those go that were not asked for
     /// longest. What is in the `store` is read at need.
     pub fn new(
         fetcher: Arc<dyn FetchPacket>,
@@ -127,8 +131,10 @@ impl Packets {
         max_bytes: u64,
         times: HoldTimes,
     ) -> Arc<Self> {
+        let of_keys = max_bytes / KEYS_SHARE;
+        let keys = of_keys / KEY_SIZE;
         let held = Cache::builder()
-            .max_capacity(max_bytes)
+            .max_capacity(max_bytes - 2 * of_keys)
             .weigher(|_, held: &Arc<Held>| {
                 let size = held.packet.dns().len() + PACKET_OVERHEAD;
                 u32::try_from(size).unwrap_or(u32::MAX)
@@ -139,12 +145,12 @@ impl Packets {
             .eviction_listener(|_, held: Arc<Held>, _| held.end())
             .build();
         let seqs = Cache::builder()
-            .max_capacity(MAX_SEQS)
+            .max_capacity(keys.min(MAX_SEQS))
             .eviction_policy(EvictionPolicy::lru())
             .build();
         Arc::new(Self {
             held,
-            misses: Cache::new(MAX_MISSES),
+            misses: Cache::new(keys.min(MAX_MISSES)),
             seqs,
             fetches: Flights::new(MAX_FETCHES),
             fetcher,
