@@ -205,7 +205,6 @@ fn packet(number: u32) -> SignedPacket {
 
 impl FetchPacket for Everybody {
     fn fetch<'a>(&'a self, wanted: Wanted, see: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
-        // The asker is the number.
         let number = NEXT.load(std::sync::atomic::Ordering::Relaxed);
         let packet = packet(number);
         assert_eq!(packet.key(), wanted.key);
