@@ -290,6 +290,22 @@ async fn a_dry_run_shows_the_packet_and_asks_nobody() {
     assert_eq!(report["holders"], Value::Null);
 }
 
+/// What the DNS library reads, what it does not know, and what it does not take for that type.
+#[tokio::test]
+async fn records_without_data_are_shown_too() {
+    let directory = Directory::new();
+    write_key(&directory, 13);
+    write_zone(&directory, "x APL \\# 0\ny TYPE65280 \\# 0\nz DS \\# 0\n");
+    let arguments = ["publish", "my.zone", "--key", "my.key", "--dry-run"];
+    let shown = run(&directory, &arguments).await.expect(0);
+    assert_eq!(
+        shown.output.matches("\\# 0\n").count(),
+        3,
+        "{}",
+        shown.output
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_network_it_says_so_and_may_be_tried_again() {
     let directory = Directory::new();

@@ -1,7 +1,6 @@
 //! What `status`, `flush` and `explain` have in common: where the service is, and how its reports are
 //! shown.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::query::printable;
-use super::{ConfigArgs, fail, refuse_config};
+use super::{ConfigArgs, fail, print, refuse_config};
 use crate::config::format_duration;
 use crate::control::{Request, ask};
 
@@ -67,11 +66,7 @@ impl ControlArgs {
                 }
             }
         };
-        let mut out = std::io::stdout();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        }
+        print(&text)
     }
 }
 

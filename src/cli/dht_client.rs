@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::serve::RESOLV_CONF;
 use super::{ConfigArgs, EXIT_NETWORK, complain, fail, log, refuse_config};
@@ -30,13 +30,7 @@ pub(super) struct DhtArgs {
 /// A client of the DHT that leaves it when it is dropped.
 pub(super) struct DhtClient {
     pub(super) dht: Arc<Dht>,
-    stop: CancellationToken,
-}
-
-impl Drop for DhtClient {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    _stop: DropGuard,
 }
 
 impl DhtArgs {
@@ -57,7 +51,10 @@ impl DhtArgs {
         let stop = CancellationToken::new();
         let dht = join_dht(config, RESOLV_CONF.as_ref(), stop.clone());
         let dht = dht.map_err(|error| fail(&error))?;
-        let client = DhtClient { dht, stop };
+        let client = DhtClient {
+            dht,
+            _stop: stop.drop_guard(),
+        };
         if timeout(JOIN_PATIENCE, client.dht.becomes(true))
             .await
             .is_err()

@@ -1,14 +1,14 @@
 //! `pkbridge key`: the public half of a secret key file, and how a key is shown.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
-use super::{fail, key_file};
+use super::{fail, key_file, print};
 use crate::pkarr::PublicKey;
 
 /// Arguments of `pkbridge key`.
@@ -65,11 +65,7 @@ impl ShowArgs {
             }
             text
         };
-        let mut out = std::io::stdout();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        }
+        print(&text)
     }
 }
 

@@ -1,23 +1,23 @@
 //! `pkbridge publish`: signs a zone file and puts it on the DHT.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hickory_proto::op::Message;
-use hickory_proto::rr::rdata::NULL;
-use hickory_proto::rr::{RData, Record as ProtoRecord};
+use data_encoding::HEXLOWER;
+use hickory_proto::rr::Record as ProtoRecord;
 use serde_json::{Value, json};
 
 use super::control::{Sheet, counted};
 use super::dht_client::DhtArgs;
 use super::explain::utc;
-use super::query::{printable, records_json, table};
-use super::{EXIT_NETWORK, complain, fail, key_file};
+use super::query::{printable, proto_record, records_json, table};
+use super::{EXIT_NETWORK, complain, fail, key_file, print};
 use crate::pkarr::{
     Composed, MAX_DNS_LEN, PublicKey, Record, SignedPacket, SigningKey, compose, read_zone_file,
+    signed_at,
 };
 use crate::resolve::{PublishError, Published};
 
@@ -97,16 +97,11 @@ pub(super) async fn run(args: PublishArgs) -> ExitCode {
     match outcome {
         Ok(outcome) => {
             outcome.warn();
-            let text = if args.json {
+            print(&if args.json {
                 format!("{}\n", zone.report(&outcome))
             } else {
                 zone.text(&outcome)
-            };
-            let mut out = std::io::stdout();
-            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(&error),
-            }
+            })
         }
         Err(code) => code,
     }
@@ -138,7 +133,7 @@ fn explain(error: &PublishError) -> ExitCode {
         PublishError::Overtaken { seq } => fail(&format!(
             "{error} (signed {}): somebody else who has the key publishes, too. Which packet stays is \
              open; see whose it is to be, and publish again",
-            utc(seq / 1_000_000)
+            date(*seq)
         )),
         PublishError::Refused => fail(&format!(
             "{error}. It may be newer than the clock of this host; see what is published, and try again"
@@ -213,7 +208,7 @@ impl Zone {
         if seq > now {
             complain(&format!(
                 "warning: the packet on the DHT is of {}, which is later than the clock of this host",
-                utc(replaces.unwrap_or(seq) / 1_000_000)
+                date(replaces.unwrap_or(seq))
             ));
         }
         SignedPacket::sign(&self.secret, seq, &self.composed.dns)
@@ -226,7 +221,7 @@ impl Zone {
         sheet.line("key", &self.key.to_string());
         sheet.line(
             "seq",
-            &format!("{}, signed {}", packet.seq(), signed_at(packet.seq())),
+            &format!("{}, signed {}", packet.seq(), date(packet.seq())),
         );
         let count = u64::try_from(self.records.len()).unwrap_or(u64::MAX);
         let records = counted(count, "record", "records");
@@ -242,7 +237,7 @@ impl Zone {
                 sheet.line(
                     "replaces",
                     &match outcome.replaces {
-                        Some(seq) => format!("the one of seq {seq}, signed {}", signed_at(seq)),
+                        Some(seq) => format!("the one of seq {seq}, signed {}", date(seq)),
                         None => "none: the DHT had no packet of this key".to_owned(),
                     },
                 );
@@ -272,17 +267,14 @@ impl Zone {
                 record.insert("bytes".to_owned(), (*size).into());
             }
         }
-        let signed: String = (packet.to_bytes().iter())
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
         json!({
             "key": self.key.to_string(),
             "seq": packet.seq(),
-            "signed_at": packet.seq() / 1_000_000,
+            "signed_at": signed_at(packet.seq()),
             "bytes": packet.dns().len(),
             "max_bytes": MAX_DNS_LEN,
             "records": records,
-            "signed_packet_hex": signed,
+            "signed_packet_hex": HEXLOWER.encode(&packet.to_bytes()),
             "replaces_seq": outcome.replaces,
             "stored": outcome.published.map(|published| published.stored),
             "holders": outcome.published.map(|published| published.holders.newest),
@@ -326,24 +318,14 @@ fn largest(records: &[Record], sizes: &[usize]) -> Vec<String> {
     told
 }
 
-/// Records as the DNS library shows them; what it does not read it shows as bytes.
+/// Records as they are shown.
 fn shown(records: &[Record]) -> Vec<ProtoRecord> {
-    let read = |record: &Record| {
-        let alone = Message::from_vec(&compose(std::slice::from_ref(record)).dns).ok();
-        let read = alone.and_then(|message| message.answers.into_iter().next());
-        read.unwrap_or_else(|| {
-            let rdata = RData::Unknown {
-                code: record.rtype,
-                rdata: NULL::with(record.rdata.clone()),
-            };
-            ProtoRecord::from_rdata(record.owner.clone(), record.ttl, rdata)
-        })
-    };
-    records.iter().map(read).collect()
+    records.iter().map(proto_record).collect()
 }
 
-fn signed_at(seq: u64) -> String {
-    utc(seq / 1_000_000)
+/// When a packet with this sequence number was signed.
+fn date(seq: u64) -> String {
+    utc(signed_at(seq))
 }
 
 fn read_limited(path: &Path) -> Result<Vec<u8>, String> {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::BinEncodable;
+use hickory_proto::serialize::binary::{BinDecoder, BinEncodable, Restrict};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::ask::{AskError, Reply, Transport, ask};
-use crate::pkarr::parse_name;
+use crate::pkarr::{self, parse_name};
 
 /// Arguments of `pkbridge query`.
 #[derive(Debug, clap::Args)]
@@ -180,6 +180,17 @@ fn reply_text(args: &QueryArgs, status: Status, reply: &Reply) -> String {
         args.server, reply.transport,
     ));
     lines.join("\n")
+}
+
+/// A record of a packet as the DNS library has it; one that it does not read is shown as bytes.
+pub(super) fn proto_record(record: &pkarr::Record) -> Record {
+    let length = u16::try_from(record.rdata.len()).unwrap_or(u16::MAX);
+    let mut decoder = BinDecoder::new(&record.rdata);
+    let read = RData::read(&mut decoder, record.rtype, Restrict::new(length));
+    match read {
+        Ok(data) => Record::from_rdata(record.owner.clone(), record.ttl, data),
+        Err(_) => record.opaque(),
+    }
 }
 
 /// One line per record, in columns.

@@ -4,9 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hickory_proto::rr::rdata::NULL;
-use hickory_proto::rr::{Name, RData, Record as ProtoRecord, RecordType};
-use hickory_proto::serialize::binary::{BinDecoder, Restrict};
+use hickory_proto::rr::{Name, Record as ProtoRecord, RecordType};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -14,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::control::{Sheet, ascii, bytes, counted, seconds};
 use super::dht_client::DhtArgs;
 use super::explain::utc;
-use super::query::{printable, records_json, table};
+use super::query::{printable, proto_record, records_json, table};
 use super::serve::RESOLV_CONF;
 use super::{complain, fail, log};
 use crate::config::Config;
 use crate::pkarr::{
-    Lookup, NameKind, PublicKeyName, Record, SignedPacket, Suffixes, Zone, parse_name,
+    Lookup, NameKind, PublicKeyName, Record, SignedPacket, Suffixes, Zone, parse_name, signed_at,
 };
 use crate::resolve::{Asker, Dht, Ending, Failure, FetchPacket, Holder, Holds, Sighting, Wanted};
 use crate::server::join_dht;
@@ -403,23 +401,6 @@ fn answers(zone: &Zone, name: &Name, record: &Record) -> bool {
         Lookup::Delegation { cut } => record.rtype == RecordType::NS && record.owner == cut,
         Lookup::NoData | Lookup::NxDomain => false,
     }
-}
-
-fn proto_record(record: &Record) -> ProtoRecord {
-    let length = u16::try_from(record.rdata.len()).unwrap_or(u16::MAX);
-    let mut decoder = BinDecoder::new(&record.rdata);
-    let read = RData::read(&mut decoder, record.rtype, Restrict::new(length));
-    // One odd record is shown as bytes.
-    let data = read.unwrap_or_else(|_| RData::Unknown {
-        code: record.rtype,
-        rdata: NULL::with(record.rdata.clone()),
-    });
-    ProtoRecord::from_rdata(record.owner.clone(), record.ttl, data)
-}
-
-/// A `seq` in seconds of Unix time.
-fn signed_at(seq: u64) -> u64 {
-    seq / 1_000_000
 }
 
 /// A `seq` as a date, and how long ago that was.

@@ -13,7 +13,7 @@ pub use key::{KeyError, PublicKey, Z32_ALPHABET, Z32_LEN};
 pub use message::{Composed, compose};
 pub use name::{NameError, NameKind, PublicKeyName, Suffixes, parse_name};
 pub use secret_key::{SecretKeyError, read_secret_key, secret_key_text};
-pub use signed_packet::{MAX_DNS_LEN, PacketError, SignedPacket};
+pub use signed_packet::{MAX_DNS_LEN, PacketError, SignedPacket, signed_at};
 pub(crate) use zone::soa_record;
 pub use zone::{Lookup, Record, Zone};
 pub use zone_file::{DEFAULT_TTL, ZoneFileError, read_zone_file};

@@ -1,6 +1,7 @@
 //! The text of a secret key file, as the reference tools write it: the 32 bytes of the Ed25519 seed
 //! (RFC 8032 section 5.1.5) in hexadecimal.
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
@@ -38,33 +39,20 @@ pub fn read_secret_key(text: &[u8]) -> Result<SigningKey, SecretKeyError> {
         return Err(SecretKeyError::Length(digits.len()));
     }
     let mut seed = Zeroizing::new([0; SEED_LEN]);
-    for (byte, pair) in seed.iter_mut().zip(digits.chunks_exact(2)) {
-        let values = pair.iter().filter_map(|digit| value(*digit));
-        *byte = values.fold(0, |high, low| high << 4 | low);
-    }
+    let decoded = HEXLOWER_PERMISSIVE.decode_mut(digits, seed.as_mut_slice());
+    decoded.map_err(|partial| SecretKeyError::Digit(leading + partial.error.position + 1))?;
     Ok(SigningKey::from_bytes(&seed))
 }
 
 /// The text of a secret key file: 64 hexadecimal digits in lower case and an end of line, which the
 /// reference tools pass over.
 pub fn secret_key_text(secret: &SigningKey) -> Zeroizing<String> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let seed = Zeroizing::new(secret.to_bytes());
     // With room for all, so that nothing is copied when it grows.
     let mut text = Zeroizing::new(String::with_capacity(2 * SEED_LEN + 1));
-    for byte in seed.iter() {
-        for nibble in [byte >> 4, byte & 0xf] {
-            let digit = DIGITS.get(usize::from(nibble));
-            text.extend(digit.map(|&digit| char::from(digit)));
-        }
-    }
+    HEXLOWER.encode_append(seed.as_slice(), &mut text);
     text.push('\n');
     text
-}
-
-fn value(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
 }
 
 #[cfg(test)]

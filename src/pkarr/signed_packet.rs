@@ -22,6 +22,11 @@ pub struct SignedPacket {
     dns: Box<[u8]>,
 }
 
+/// When a packet with this sequence number was signed, in seconds of Unix time.
+pub fn signed_at(seq: u64) -> u64 {
+    seq / 1_000_000
+}
+
 /// Why bytes are not a signed packet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {

@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::rdata::NULL;
+use hickory_proto::rr::{Name, RData, Record as ProtoRecord, RecordType};
 
 use super::key::PublicKey;
-use super::signed_packet::SignedPacket;
+use super::signed_packet::{SignedPacket, signed_at};
 use crate::wire::{self, CLASS_IN, Layout, Section};
 
 /// Refresh, retry and expire of the synthesised SOA, in seconds. Nobody transfers these zones; the
@@ -29,6 +30,16 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record as the DNS library has it, its data as bytes: it is written as it is.
+    pub fn opaque(&self) -> ProtoRecord {
+        // `NULL::with` does not take none.
+        let mut rdata = NULL::new();
+        rdata.anything.extend_from_slice(&self.rdata);
+        let code = self.rtype;
+        let data = RData::Unknown { code, rdata };
+        ProtoRecord::from_rdata(self.owner.clone(), self.ttl, data)
+    }
+
     /// The address of an A or AAAA record.
     pub fn address(&self) -> Option<IpAddr> {
         if self.rtype == RecordType::A {
@@ -344,7 +355,7 @@ fn target_of(record: &Record) -> Option<Name> {
 /// (RFC 2308 section 3).
 fn synthesised_soa(apex: &Name, seq: u64, negative_ttl: u32) -> Record {
     // Wraps in the year 2106; RFC 1982 arithmetic expects that of a serial.
-    let serial = u32::try_from((seq / 1_000_000) & 0xffff_ffff).unwrap_or(0);
+    let serial = u32::try_from(signed_at(seq) & 0xffff_ffff).unwrap_or(0);
     soa_record(apex, serial, negative_ttl)
 }
 

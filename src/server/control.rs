@@ -20,7 +20,7 @@ use crate::control::{
     self, CacheUse, Cached, Control, Explanation, Flush, Flushed, Freshness, LastLookup, Lookups,
     Packet, Status,
 };
-use crate::pkarr::{NameKind, PublicKey, PublicKeyName, Suffixes, Zone};
+use crate::pkarr::{NameKind, PublicKey, PublicKeyName, Suffixes, Zone, signed_at};
 use crate::resolve::{
     Answer, AnswerCache, Dht, Ede, Forward, Held, KeepAlive, KeyState, LocalRecords, Packets,
     Source, Store, StoreState, is_special_use,
@@ -364,7 +364,7 @@ fn packet(held: &Held, state: &KeyState, now: Instant) -> Packet {
     };
     Packet {
         seq: held.packet.seq(),
-        signed_at: held.packet.seq() / 1_000_000,
+        signed_at: signed_at(held.packet.seq()),
         source: match held.source {
             Source::Network => control::Source::Dht,
             Source::Disk => control::Source::Disk,

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::NULL;
-use hickory_proto::rr::{Name, RData, Record as ProtoRecord, RecordType};
+use hickory_proto::rr::{Name, RecordType};
 use tokio::time::Instant;
 
 use super::failure::{Ede, Failure, ede};
@@ -460,30 +459,14 @@ impl Composed {
         message.metadata.response_code =
             ResponseCode::from_low((self.rcode & 0xf).to_be_bytes()[1]);
         message.add_query(Query::query(question.name.clone(), question.rtype));
-        message.insert_answers(self.answers.iter().map(proto_record).collect());
-        message.insert_authorities(self.authorities.iter().map(proto_record).collect());
-        message.insert_additionals(self.additionals.iter().map(proto_record).collect());
+        message.insert_answers(self.answers.iter().map(Record::opaque).collect());
+        message.insert_authorities(self.authorities.iter().map(Record::opaque).collect());
+        message.insert_additionals(self.additionals.iter().map(Record::opaque).collect());
         let wire = message.to_vec().map_err(|_| Failure::Unwritable)?;
         (wire.len() <= wire::MAX_MESSAGE_LEN)
             .then_some(wire)
             .ok_or(Failure::Unwritable)
     }
-}
-
-/// Record data as bytes; `NULL::with` does not take none.
-fn opaque(rdata: &[u8]) -> NULL {
-    let mut null = NULL::new();
-    null.anything.extend_from_slice(rdata);
-    null
-}
-
-/// The record with its data as opaque bytes, so that it is written as it is.
-fn proto_record(record: &Record) -> ProtoRecord {
-    let data = RData::Unknown {
-        code: record.rtype,
-        rdata: opaque(&record.rdata),
-    };
-    ProtoRecord::from_rdata(record.owner.clone(), record.ttl, data)
 }
 
 /// Sets every TTL of a message to lie within the bounds, and returns the lowest; `None` if it has no
