@@ -203,8 +203,7 @@ impl Dht {
     pub async fn holders(&self, key: PublicKey) -> Result<Vec<Holder>, Failure> {
         self.turns.turn(key, Asker::Refresh).await?;
         let deadline = Instant::now() + self.lookup_timeout;
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let (node, _) = self.node(first, deadline).await?;
+        let node = self.next_node(deadline).await?;
         let nearest = timeout_at(deadline, node.nearest(key)).await;
         let nodes = nearest
             .unwrap_or_else(|_| Err("it hangs".to_owned()))
@@ -304,6 +303,13 @@ impl Dht {
         search
     }
 
+    /// The node whose turn it is.
+    async fn next_node(&self, deadline: Instant) -> Result<Arc<Node>, Failure> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let (node, _) = self.node(number, deadline).await?;
+        Ok(node)
+    }
+
     /// A node to look on: the `number`th of those that have joined, or of those that are about to.
     /// Tells whether it has joined.
     async fn node(&self, number: usize, deadline: Instant) -> Result<(Arc<Node>, bool), Failure> {
@@ -341,8 +347,7 @@ impl PutPacket for Dht {
             self.turns.turn(packet.key(), Asker::Refresh).await?;
             // It looks for the nodes first.
             let deadline = Instant::now() + self.lookup_timeout * 2;
-            let first = self.next.fetch_add(1, Ordering::Relaxed);
-            let (node, _) = self.node(first, deadline).await?;
+            let node = self.next_node(deadline).await?;
             let put = timeout_at(deadline, node.publish(packet)).await;
             put.unwrap_or_else(|_| Err("it does not end".to_owned()))
                 .map_err(Failure::Dht)

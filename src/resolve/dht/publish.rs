@@ -1,8 +1,6 @@
 //! Publishing: a packet is put by compare-and-swap against the newest that was found, so that two who publish
 //! under one key never overwrite each other without a word; then it is read back.
 
-use std::sync::atomic::Ordering;
-
 use tokio::time::Instant;
 
 use super::newest::Newest;
@@ -120,10 +118,9 @@ impl Dht {
 
     /// Puts a packet by one of the instances; the lookups before and after it go by others.
     async fn put(&self, packet: &SignedPacket, replaces: Option<u64>) -> Result<u32, PutError> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + self.lookup_timeout;
-        let node = self.node(number, deadline).await;
-        let (node, _) = node.map_err(|failure| failure.to_string())?;
+        let node = self.next_node(deadline).await;
+        let node = node.map_err(|failure| failure.to_string())?;
         node.put(packet, replaces).await
     }
 }

@@ -53,7 +53,8 @@ const SAVE_AGAIN: Duration = Duration::from_secs(3600);
 const GATHER_TIME: Duration = Duration::from_millis(2);
 /// A packet that comes within this time comes from near.
 const NEAR_TIME: Duration = Duration::from_millis(20);
-/// Bytes that a held packet takes beside its DNS message, with the cache's own structures, as `just bench-memory` has it.
+/// Bytes that a held packet takes beside its DNS message, with the cache's own structures, as `just
+/// bench-memory` has it.
 const PACKET_OVERHEAD: usize = 660;
 /// The same of a key of which it is only remembered that it has no packet, or the sequence number.
 const KEY_SIZE: u64 = 400;
@@ -123,8 +124,8 @@ enum Seen {
 }
 
 impl Packets {
-    /// Holds at most `max_bytes` of packets in memory, and of what is known of keys without one; when full those go that were not asked for
-    /// longest. What is in the `store` is read at need.
+    /// Holds at most `max_bytes` of packets in memory, and of what is known of keys without one; when full
+    /// those go that were not asked for longest. What is in the `store` is read at need.
     pub fn new(
         fetcher: Arc<dyn FetchPacket>,
         store: Option<Arc<Store>>,
