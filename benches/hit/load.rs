@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use super::batch::{BATCH, Batch};
-use super::peers::socket;
+use super::peers::{self, socket};
 
 /// Sockets, so that a server with several of its own finds work for each.
 const SOCKETS: usize = 16;
@@ -42,12 +42,8 @@ pub(super) struct Outcome {
 /// Queries for the names that are asked for again and again.
 pub(super) fn queries(count: usize) -> Vec<Vec<u8>> {
     let query = |number: usize| {
-        let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1];
-        for label in [&format!("host-{number}"), "bench", "example"] {
-            query.push(u8::try_from(label.len()).unwrap());
-            query.extend(label.as_bytes());
-        }
-        query.extend([0, 0, 1, 0, 1]);
+        let mut query = peers::query(&format!("host-{number}"));
+        query[11] = 1;
         // An OPT that offers 1232 bytes, as stubs send it.
         query.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0]);
         query
@@ -152,13 +148,7 @@ impl Flood {
         batch.clear();
         for number in 0..count {
             let label = format!("{}-{}", self.name, due + number);
-            let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-            for label in [&label, "bench", "example"] {
-                query.push(u8::try_from(label.len()).unwrap());
-                query.extend(label.as_bytes());
-            }
-            query.extend([0, 0, 1, 0, 1]);
-            batch.push(&query);
+            batch.push(&peers::query(&label));
         }
         if count > 0 {
             batch.send_connected(&self.socket);

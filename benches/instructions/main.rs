@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use peers::{Cpus, Kind, Resolver, Upstream, socket};
+use peers::{Cpus, Kind, Resolver, Upstream, query, socket};
 
 /// Names that are in the cache.
 const NAMES: u32 = 1000;
@@ -109,9 +109,11 @@ fn count(options: &Options, what: What, questions: u32) -> u64 {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
     let (cpus, upstream) = (Cpus::new(None, None), Upstream::start());
     let resolver = Resolver::start(Kind::Pkbridge, &script, &cpus.resolver, upstream.address);
-    let warm: Vec<_> = (0..NAMES).map(|number| query("host", number)).collect();
+    let warm: Vec<_> = (0..NAMES)
+        .map(|number| query(&format!("host-{number}")))
+        .collect();
     ask(resolver.address, &warm);
-    let cached = |number| query("host", number % NAMES);
+    let cached = |number| query(&format!("host-{}", number % NAMES));
     match what {
         What::Hits => ask(
             resolver.address,
@@ -124,7 +126,7 @@ fn count(options: &Options, what: What, questions: u32) -> u64 {
             );
         }
         What::Misses => {
-            let new = |number| query("new", number);
+            let new = |number| query(&format!("new-{number}"));
             ask(
                 resolver.address,
                 &(0..questions).map(new).collect::<Vec<_>>(),
@@ -139,15 +141,6 @@ fn count(options: &Options, what: What, questions: u32) -> u64 {
         .find_map(|line| line.split_once("Collected : "));
     let (_, collected) = collected.unwrap_or_else(|| panic!("callgrind said:\n{text}"));
     collected.trim().parse().unwrap()
-}
-
-fn query(label: &str, number: u32) -> Vec<u8> {
-    let label = format!("{label}-{number}");
-    let mut query = vec![(number >> 8) as u8, number as u8];
-    query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0, label.len() as u8]);
-    query.extend(label.as_bytes());
-    query.extend(b"\x05bench\x07example\0\0\x01\0\x01");
-    query
 }
 
 /// Asks all, and waits for all answers.

@@ -38,7 +38,7 @@ use pkbridge::resolve::{
     Asker, Ending, FetchPacket, HoldTimes, Holders, Packets, See, Sighting, Wanted,
 };
 
-use peers::{Cpus, Kind, Resolver, Upstream, installed, memory_of, socket};
+use peers::{Cpus, Kind, Resolver, Upstream, installed, memory_of, query, socket};
 
 /// As in the program.
 #[global_allocator]
@@ -144,7 +144,7 @@ fn ask(server: SocketAddr, names: u32) -> u32 {
     let mut reply = [0; 1500];
     while next < names || under_way > 0 {
         while next < names && under_way < WINDOW {
-            socket.send(&query(next)).unwrap();
+            socket.send(&query(&format!("host-{next}"))).unwrap();
             (next, under_way) = (next + 1, under_way + 1);
         }
         match socket.recv(&mut reply) {
@@ -156,15 +156,6 @@ fn ask(server: SocketAddr, names: u32) -> u32 {
         }
     }
     answered
-}
-
-fn query(number: u32) -> Vec<u8> {
-    let label = format!("host-{number}");
-    let mut query = vec![(number >> 8) as u8, number as u8];
-    query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0, label.len() as u8]);
-    query.extend(label.as_bytes());
-    query.extend(b"\x05bench\x07example\0\0\x01\0\x01");
-    query
 }
 
 /// What the packets' cache grows by: asked of a process that does nothing else.

@@ -65,6 +65,15 @@ fn allowed_cpus() -> Vec<usize> {
     list.unwrap().trim().split(',').flat_map(range).collect()
 }
 
+/// A query for the address of a name below `bench.example`, with the ID 0.
+pub(crate) fn query(label: &str) -> Vec<u8> {
+    let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.push(u8::try_from(label.len()).unwrap());
+    query.extend(label.as_bytes());
+    query.extend(b"\x05bench\x07example\0\0\x01\0\x01");
+    query
+}
+
 /// The memory of a process, in bytes: what is resident and no file's (proc_pid_status(5)).
 pub(crate) fn memory_of(pid: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
