@@ -16,6 +16,8 @@ pub use secret_key::{SecretKeyError, read_secret_key, secret_key_text};
 pub use signed_packet::{MAX_DNS_LEN, PacketError, SignedPacket, signed_at};
 pub(crate) use zone::soa_record;
 pub use zone::{Lookup, Record, Zone};
-pub use zone_file::{DEFAULT_TTL, ZoneFileError, read_zone_file};
+pub use zone_file::{
+    DEFAULT_TTL, FilledZone, HostAddresses, ZoneFileError, fill_zone_file, read_zone_file,
+};
 
 pub use ed25519_dalek::SigningKey;

@@ -8,6 +8,7 @@ mod lexer;
 mod rdata;
 mod svcb;
 mod text;
+mod variables;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,9 @@ use super::key::PublicKey;
 use super::secret_key::read_secret_key;
 use super::zone::{Record, apex_of, is_meta};
 use lexer::{Entry, Lexer, Place, Word};
+use variables::Variables;
+
+pub use variables::HostAddresses;
 
 /// TTL of records in a file that says none, in seconds: short, so that a change of address is soon seen.
 pub const DEFAULT_TTL: u32 = 300;
@@ -38,12 +42,43 @@ pub struct ZoneFileError {
     pub message: String,
 }
 
+/// A zone file whose variables have been filled in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FilledZone {
+    /// Its records.
+    pub records: Vec<Record>,
+    /// Whether `$IPV4` stands in the file.
+    pub has_ipv4: bool,
+    /// Whether `$IPV6` stands in the file.
+    pub has_ipv6: bool,
+    /// What was left out because its address is not known, and where; 20 at most.
+    pub left_out: Vec<ZoneFileError>,
+}
+
 /// Reads the zone file of a key: names without a final dot end in the key, unless `$ORIGIN` says
 /// otherwise. A record that is there twice is taken once.
 ///
 /// # Errors
-/// All that is wrong, in the file's order; 20 at most.
+/// All that is wrong, in the file's order; 20 at most. Variables are wrong, too: see [`fill_zone_file`].
 pub fn read_zone_file(text: &[u8], key: PublicKey) -> Result<Vec<Record>, Vec<ZoneFileError>> {
+    let filled = fill_zone_file(text, key, HostAddresses::default())?;
+    if filled.left_out.is_empty() {
+        Ok(filled.records)
+    } else {
+        Err(filled.left_out)
+    }
+}
+
+/// The same for one with variables: where an IPv4 address may stand, in A records and ipv4hint, `$IPV4` may;
+/// where an IPv6 address may, `$IPV6`. A record, or hint, whose address is `None` is left out.
+///
+/// # Errors
+/// All that is wrong, in the file's order; 20 at most.
+pub fn fill_zone_file(
+    text: &[u8],
+    key: PublicKey,
+    addresses: HostAddresses,
+) -> Result<FilledZone, Vec<ZoneFileError>> {
     if read_secret_key(text).is_ok() {
         // Its first word would be in the message.
         let message = "this is a secret key file, and no zone file; keep it to yourself";
@@ -56,6 +91,10 @@ pub fn read_zone_file(text: &[u8], key: PublicKey) -> Result<Vec<Record>, Vec<Zo
         default_ttl: None,
         last_ttl: None,
         owner: None,
+        variables: Variables {
+            addresses,
+            ..Variables::default()
+        },
         records: Vec::new(),
         places: Vec::new(),
     };
@@ -67,11 +106,17 @@ pub fn read_zone_file(text: &[u8], key: PublicKey) -> Result<Vec<Record>, Vec<Zo
     // Those beside aliases come last of all.
     errors.sort_by_key(|error| (error.line, error.column));
     errors.truncate(MAX_ERRORS);
-    if errors.is_empty() {
-        Ok(reader.records)
-    } else {
-        Err(errors)
+    if !errors.is_empty() {
+        return Err(errors);
     }
+    let mut variables = reader.variables;
+    variables.left_out.truncate(MAX_ERRORS);
+    Ok(FilledZone {
+        records: reader.records,
+        has_ipv4: variables.has_ipv4,
+        has_ipv6: variables.has_ipv6,
+        left_out: variables.left_out,
+    })
 }
 
 /// What has been read so far.
@@ -84,6 +129,7 @@ struct Reader {
     last_ttl: Option<u32>,
     /// Of the record before; `None` if it had a fault.
     owner: Option<Owner>,
+    variables: Variables,
     records: Vec<Record>,
     /// Where each record begins.
     places: Vec<Place>,
@@ -198,12 +244,16 @@ impl Reader {
             let message = format!("{shown} is for queries, and no type of records in a zone");
             return Err(word.error(message));
         }
-        let rdata = rdata::read(rtype, &shown, words, end, &self.origin)?;
+        let variables = &mut self.variables;
+        let rdata = rdata::read(rtype, &shown, words, end, &self.origin, variables)?;
         if ttl.is_some() {
             self.last_ttl = ttl;
         }
         // RFC 2308 section 4: $TTL first, then, as RFC 1035 section 5.1 has it, the last that was stated.
         let ttl = ttl.or(self.default_ttl).or(self.last_ttl);
+        let Some(rdata) = rdata else {
+            return Ok(());
+        };
         let record = Record {
             owner,
             rtype: RecordType::from(rtype),

@@ -9,6 +9,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::ZoneFileError;
 use super::lexer::{Place, Word};
 use super::svcb;
+use super::variables::{IPV4, IPV6, Variable, Variables};
 use crate::wire;
 
 /// Longest text of one string, in bytes (RFC 1035 section 3.3).
@@ -118,19 +119,23 @@ pub(super) fn type_number(text: &str) -> Option<u16> {
         .map(u16::from)
 }
 
-/// Reads the data of a record: the words behind its type. `end` is the place after them.
+/// Reads the data of a record: the words behind its type. `end` is the place after them. `None` if it is an
+/// address that is not known.
 pub(super) fn read(
     rtype: u16,
     shown: &str,
     words: &[Word<'_>],
     end: Place,
     origin: &Name,
-) -> Result<Vec<u8>, ZoneFileError> {
+    variables: &mut Variables,
+) -> Result<Option<Vec<u8>>, ZoneFileError> {
     let mut data = Data {
         words,
         end,
         origin,
+        variables,
         bytes: Vec::new(),
+        is_unknown: false,
     };
     let generic = |word: &&Word<'_>| !word.is_quoted && word.raw == b"\\#";
     if words.first().is_some_and(|word| generic(&word)) {
@@ -154,7 +159,7 @@ pub(super) fn read(
     if length > MAX_DATA {
         return Err(end.error(format!("the data has {length} bytes, more than {MAX_DATA}")));
     }
-    Ok(data.bytes)
+    Ok((!data.is_unknown).then_some(data.bytes))
 }
 
 /// Words that are still to be read, and the bytes that they have become so far.
@@ -162,7 +167,10 @@ pub(super) struct Data<'a> {
     words: &'a [Word<'a>],
     end: Place,
     origin: &'a Name,
+    variables: &'a mut Variables,
     pub(super) bytes: Vec<u8>,
+    /// Whether an address was asked for that is not known.
+    is_unknown: bool,
 }
 
 impl<'a> Data<'a> {
@@ -201,12 +209,14 @@ impl<'a> Data<'a> {
                 self.push(&time.to_be_bytes())
             }
             Field::Ipv4 => {
-                let address: Ipv4Addr = self.address(shown, "an IPv4 address", "192.0.2.1")?;
-                self.push(&address.octets())
+                let known = self.variables.addresses.ipv4;
+                let address = self.address(shown, &IPV4, known)?;
+                self.push(&address.as_ref().map(Ipv4Addr::octets).unwrap_or_default())
             }
             Field::Ipv6 => {
-                let address: Ipv6Addr = self.address(shown, "an IPv6 address", "2001:db8::1")?;
-                self.push(&address.octets())
+                let known = self.variables.addresses.ipv6;
+                let address = self.address(shown, &IPV6, known)?;
+                self.push(&address.as_ref().map(Ipv6Addr::octets).unwrap_or_default())
             }
             Field::Name => self.read_name(shown),
             Field::Text => {
@@ -256,7 +266,7 @@ impl<'a> Data<'a> {
                 self.read_name(shown)?;
                 let words = std::mem::take(&mut self.words);
                 let is_alias = self.bytes.starts_with(&[0, 0]);
-                let parameters = svcb::parameters(words, is_alias)?;
+                let parameters = svcb::parameters(words, is_alias, self.variables)?;
                 self.push(&parameters)
             }
         }
@@ -295,16 +305,28 @@ impl<'a> Data<'a> {
         self.push(&wire::name_bytes(&name))
     }
 
+    /// An address, or that which a variable stands for; `None` if that is not known.
     fn address<A: FromStr>(
         &mut self,
         shown: &str,
-        what: &str,
-        example: &str,
-    ) -> Result<A, ZoneFileError> {
+        variable: &Variable,
+        known: Option<A>,
+    ) -> Result<Option<A>, ZoneFileError> {
+        let Variable { what, example, .. } = variable;
         let word = self.next(shown, what)?;
+        let text = word.plain().filter(|_| !word.is_quoted).unwrap_or_default();
+        if variable.is(text) {
+            let left_out = format!("this {shown} record is left out");
+            self.variables
+                .take(variable, &word, known.is_some(), &left_out);
+            self.is_unknown |= known.is_none();
+            return Ok(known);
+        }
         let address = word.plain().and_then(|text| text.parse().ok());
-        address
-            .ok_or_else(|| word.error(format!("{} is not {what}, such as {example}", word.shown())))
+        let address = address.ok_or_else(|| {
+            word.error(format!("{} is not {what}, such as {example}", word.shown()))
+        })?;
+        Ok(Some(address))
     }
 
     fn read_hex(&mut self, shown: &str) -> Result<(), ZoneFileError> {

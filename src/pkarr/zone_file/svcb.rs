@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use data_encoding::BASE64;
 
 use super::ZoneFileError;
 use super::lexer::Word;
 use super::text::unescaped;
+use super::variables::{IPV4, IPV6, Variable, Variables};
 
 const MANDATORY: u16 = 0;
 const ALPN: u16 = 1;
@@ -34,7 +36,11 @@ const KEYS: [(&str, u16); 9] = [
 ];
 
 /// The parameters as they stand in the record: in the order of their keys.
-pub(super) fn parameters(words: &[Word<'_>], is_alias: bool) -> Result<Vec<u8>, ZoneFileError> {
+pub(super) fn parameters(
+    words: &[Word<'_>],
+    is_alias: bool,
+    variables: &mut Variables,
+) -> Result<Vec<u8>, ZoneFileError> {
     if let Some(word) = words.first().filter(|_| is_alias) {
         return Err(word.error(
             "a record of priority 0 is an alias, which has no parameters (RFC 9460 section 2.4.2)",
@@ -42,7 +48,7 @@ pub(super) fn parameters(words: &[Word<'_>], is_alias: bool) -> Result<Vec<u8>, 
     }
     let mut values: BTreeMap<u16, (Word<'_>, Vec<u8>)> = BTreeMap::new();
     for word in words {
-        let (key, value) = parameter(word)?;
+        let (key, value) = parameter(word, variables)?;
         if values.insert(key, (*word, value)).is_some() {
             return Err(word.error("this parameter is there twice"));
         }
@@ -50,6 +56,10 @@ pub(super) fn parameters(words: &[Word<'_>], is_alias: bool) -> Result<Vec<u8>, 
     check(&values)?;
     let mut bytes = Vec::new();
     for (key, (word, value)) in values {
+        // Of an address that is not known there is no hint.
+        if value.is_empty() && matches!(key, IPV4HINT | IPV6HINT) {
+            continue;
+        }
         let length =
             u16::try_from(value.len()).map_err(|_| word.error("this value is too long"))?;
         bytes.extend(key.to_be_bytes());
@@ -90,7 +100,7 @@ fn key_number(text: &[u8]) -> Option<u16> {
 }
 
 /// A key, and its value in the form of the record.
-fn parameter(word: &Word<'_>) -> Result<(u16, Vec<u8>), ZoneFileError> {
+fn parameter(word: &Word<'_>, variables: &mut Variables) -> Result<(u16, Vec<u8>), ZoneFileError> {
     let equals = word.raw.iter().position(|byte| *byte == b'=');
     let (key, value) = match equals.and_then(|at| word.raw.split_at_checked(at)) {
         Some((key, value)) => (key, value.get(1..)),
@@ -112,14 +122,24 @@ fn parameter(word: &Word<'_>) -> Result<(u16, Vec<u8>), ZoneFileError> {
     let text = unescaped(unquoted.unwrap_or_default()).ok_or_else(|| word.bad_escape())?;
     let is_known = KEYS.iter().any(|(name, _)| name.as_bytes() == key);
     // RFC 9460 section 2.1: what is given by its number is taken as it is.
-    let value = if is_known {
-        known_value(number, &text).ok_or_else(|| {
-            let message = format!("{} is no value of {}", word.shown(), expected(number));
-            word.error(message)
-        })?
-    } else {
-        text
+    let known = match number {
+        _ if !is_known => Some(text),
+        IPV4HINT => {
+            let known = variables.addresses.ipv4;
+            let addresses = hints(&text, word, &IPV4, known, variables);
+            addresses.map(|all| all.iter().flat_map(Ipv4Addr::octets).collect())
+        }
+        IPV6HINT => {
+            let known = variables.addresses.ipv6;
+            let addresses = hints(&text, word, &IPV6, known, variables);
+            addresses.map(|all| all.iter().flat_map(Ipv6Addr::octets).collect())
+        }
+        _ => known_value(number, &text),
     };
+    let value = known.ok_or_else(|| {
+        let message = format!("{} is no value of {}", word.shown(), expected(number));
+        word.error(message)
+    })?;
     Ok((number, value))
 }
 
@@ -165,19 +185,29 @@ fn known_value(key: u16, text: &[u8]) -> Option<Vec<u8>> {
             let port = digits.parse::<u16>().ok().filter(|_| is_number)?;
             Some(port.to_be_bytes().to_vec())
         }
-        IPV4HINT => {
-            let addresses = plain?.split(',').map(|address| address.parse().ok());
-            let addresses = addresses.collect::<Option<Vec<Ipv4Addr>>>()?;
-            Some(addresses.iter().flat_map(Ipv4Addr::octets).collect())
-        }
-        IPV6HINT => {
-            let addresses = plain?.split(',').map(|address| address.parse().ok());
-            let addresses = addresses.collect::<Option<Vec<Ipv6Addr>>>()?;
-            Some(addresses.iter().flat_map(Ipv6Addr::octets).collect())
-        }
         ECH => BASE64.decode(text).ok().filter(|bytes| !bytes.is_empty()),
         _ => (!text.is_empty()).then(|| text.to_vec()),
     }
+}
+
+/// The addresses of a list. Those of a variable that are not known are left out.
+fn hints<A: FromStr + Copy>(
+    text: &[u8],
+    word: &Word<'_>,
+    variable: &Variable,
+    known: Option<A>,
+    variables: &mut Variables,
+) -> Option<Vec<A>> {
+    let mut addresses = Vec::new();
+    for item in std::str::from_utf8(text).ok()?.split(',') {
+        if variable.is(item) {
+            variables.take(variable, word, known.is_some(), "the hint is left out");
+            addresses.extend(known);
+        } else {
+            addresses.push(item.parse().ok()?);
+        }
+    }
+    Some(addresses)
 }
 
 /// RFC 9460 appendix A.1: items between commas, in which `\,` is a comma and `\\` a backslash.

@@ -315,6 +315,49 @@ fn nothing_that_drives_a_terminal_gets_into_a_message() {
 }
 
 #[test]
+fn variables_stand_where_an_address_may() {
+    let text = b"@ A $IPV4\nhome AAAA $ipv6\n@ HTTPS 1 . alpn=h2 ipv4hint=192.0.2.9,$IPV4 ipv6hint=$IPV6\n\
+                 note TXT $IPV4 \"$IPV6\"\n";
+    let plain = |v4: &str, v6: &str| {
+        let text = String::from_utf8_lossy(text).replace("$ipv6", "$IPV6");
+        let (address, note) = text.split_at(text.find("note").unwrap());
+        let filled = address.replace("$IPV4", v4).replace("$IPV6", v6) + note;
+        read_zone_file(filled.as_bytes(), key()).unwrap()
+    };
+    let both = HostAddresses {
+        ipv4: Some([198, 51, 100, 7].into()),
+        ipv6: Some("2001:db8::7".parse().unwrap()),
+    };
+    let filled = fill_zone_file(text, key(), both).unwrap();
+    assert!(filled.has_ipv4 && filled.has_ipv6);
+    assert_eq!(filled.left_out, []);
+    assert_eq!(filled.records, plain("198.51.100.7", "2001:db8::7"));
+
+    let one = HostAddresses { ipv6: None, ..both };
+    let filled = fill_zone_file(text, key(), one).unwrap();
+    let left: Vec<_> = filled.left_out.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        left,
+        [
+            "2:11: the IPv6 address of $IPV6 is not known; this AAAA record is left out",
+            "3:46: the IPv6 address of $IPV6 is not known; the hint is left out",
+        ]
+    );
+    let expected = b"@ A 198.51.100.7\n@ HTTPS 1 . alpn=h2 ipv4hint=192.0.2.9,198.51.100.7\n\
+                     note TXT $IPV4 \"$IPV6\"\n";
+    assert_eq!(filled.records, read_zone_file(expected, key()).unwrap());
+
+    // Without addresses they are what is wrong, and quoted or elsewhere they are none.
+    assert_eq!(read_zone_file(text, key()).unwrap_err().len(), 4);
+    for text in ["@ A $IPV6", "@ A \"$IPV4\"", "@ A $IPV4x", "@ NS $IPV4."] {
+        let filled = fill_zone_file(text.as_bytes(), key(), both);
+        assert!(filled.is_err() || !filled.unwrap().has_ipv4, "{text}");
+    }
+    let only_text = fill_zone_file(b"@ TXT $IPV4", key(), both).unwrap();
+    assert!(!only_text.has_ipv4);
+}
+
+#[test]
 fn no_text_makes_it_panic_and_errors_have_a_bound() {
     let pieces = [
         "@",
@@ -334,6 +377,7 @@ fn no_text_makes_it_panic_and_errors_have_a_bound() {
         "$TTL",
         "$ORIGIN",
         "192.0.2.1",
+        "$IPV4",
         "é",
         "\\25",
         "www",
