@@ -16,7 +16,7 @@
 //! - [`endpoint`]: how an upstream is reached, and written down.
 //!
 //! [`config`] is read by `cli` and `server` alone; [`panics`] says what a panic does; `readable`
-//! are the sockets that are read.
+//! are the sockets that are read, and `file_look` tells whether a file is another one.
 #![cfg_attr(
     test,
     allow(
@@ -30,6 +30,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod endpoint;
+mod file_look;
 pub mod panics;
 pub mod pkarr;
 mod readable;

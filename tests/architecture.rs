@@ -10,13 +10,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// For each module the other modules of the crate that it may name.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("main", &["cli", "panics"]),
     (
         "cli",
         &[
-            "server", "control", "serve", "resolve", "pkarr", "wire", "config", "endpoint",
+            "server",
+            "control",
+            "serve",
+            "resolve",
+            "pkarr",
+            "wire",
+            "config",
+            "endpoint",
             "panics",
+            "file_look",
         ],
     ),
     (
@@ -29,9 +37,17 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("serve", &["resolve", "wire", "readable"]),
     (
         "resolve",
-        &["pkarr", "wire", "endpoint", "panics", "readable"],
+        &[
+            "pkarr",
+            "wire",
+            "endpoint",
+            "panics",
+            "readable",
+            "file_look",
+        ],
     ),
     ("readable", &[]),
+    ("file_look", &[]),
     ("pkarr", &["wire"]),
     ("wire", &[]),
     ("config", &["endpoint", "pkarr"]),
@@ -94,9 +110,10 @@ const NEVER_IN: [(&str, &[&str]); 5] = [
 ];
 
 /// Modules that may touch files.
-const FILES_IN: [&str; 10] = [
+const FILES_IN: [&str; 11] = [
     "config",
     "cli",
+    "file_look",
     "control/listener",
     "resolve/dht",
     "resolve/recurse/hints",

@@ -10,15 +10,22 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use common::{Directory, Running, TestDht, ask, below, data, key_of, secret, sign};
+use common::{
+    Directory, PATIENCE, Running, TestDht, ask, below, data, key_of, secret, sign, until,
+};
 use hickory_proto::rr::rdata::{A, TXT};
 use hickory_proto::rr::{RData, RecordType};
 use pkbridge::pkarr::{PublicKey, SignedPacket};
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
 
 /// What the program has said.
 struct Ended {
@@ -151,6 +158,15 @@ fn a_key_file_that_is_none_is_refused_and_one_that_others_may_read_is_told() {
     let shown = run_in(&directory.0, &["key", "my.key"]).expect(0);
     assert!(shown.errors.contains("(mode 0640)"), "{}", shown.errors);
     assert!(shown.output.contains(&key.to_string()));
+
+    // What systemd lets a service read alone has the mode that its access control list makes.
+    let as_credential = Command::new(env!("CARGO_BIN_EXE_pkbridge"))
+        .arg("key")
+        .arg(&path)
+        .env("CREDENTIALS_DIRECTORY", &directory.0)
+        .output()
+        .unwrap();
+    assert!(as_credential.status.success() && as_credential.stderr.is_empty());
 
     std::fs::write(&path, "5ec7e7".repeat(10)).unwrap();
     let refused = run_in(&directory.0, &["key", "my.key"]).expect(1);
@@ -385,6 +401,200 @@ fn what_is_wrong_is_told_and_nothing_is_published() {
     assert!(!ended.errors.contains("0f0f"), "{}", ended.errors);
 }
 
+/// `publish --watch`, and the lines that it says.
+struct Watcher {
+    program: std::process::Child,
+    /// What systemd is told.
+    notices: UnixDatagram,
+    lines: UnboundedReceiver<String>,
+}
+
+impl Watcher {
+    fn start(directory: &Directory, dht: &TestDht, more: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
+        command.args(["publish", "my.zone", "--key", "my.key", "--watch", "--json"]);
+        for node in &dht.testnet.bootstrap {
+            command.args(["--bootstrap", node]);
+        }
+        let socket = directory.join("notify");
+        let notices = UnixDatagram::bind(&socket).unwrap();
+        command
+            .args(more)
+            .env_remove("RUST_LOG")
+            .env("NOTIFY_SOCKET", &socket)
+            .current_dir(&directory.0)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut program = command.spawn().unwrap();
+        let (sender, lines) = tokio::sync::mpsc::unbounded_channel();
+        let (output, errors) = (
+            program.stdout.take().unwrap(),
+            program.stderr.take().unwrap(),
+        );
+        let tell = sender.clone();
+        std::thread::spawn(move || {
+            BufReader::new(output)
+                .lines()
+                .try_for_each(|line| tell.send(line.unwrap()))
+        });
+        std::thread::spawn(move || {
+            BufReader::new(errors)
+                .lines()
+                .try_for_each(|line| sender.send(line.unwrap()))
+        });
+        Self {
+            program,
+            notices,
+            lines,
+        }
+    }
+
+    /// The next line in which this stands.
+    async fn says(&mut self, expected: &str) -> String {
+        let mut said = Vec::new();
+        let find = async {
+            loop {
+                let line = self.lines.recv().await.expect(expected);
+                if line.contains(expected) {
+                    return line;
+                }
+                said.push(line);
+            }
+        };
+        let found = timeout(PATIENCE, find).await.ok();
+        found.unwrap_or_else(|| panic!("{expected:?} is not in {said:#?}"))
+    }
+
+    /// What was published next, as it says.
+    async fn publishes(&mut self) -> Value {
+        serde_json::from_str(&self.says("\"signed_packet_hex\"").await).unwrap()
+    }
+
+    /// What systemd has been told since.
+    fn notices(&self) -> String {
+        self.notices.set_nonblocking(true).unwrap();
+        let mut text = String::new();
+        let mut buffer = [0; 1024];
+        while let Ok(length) = self.notices.recv(&mut buffer) {
+            text += &String::from_utf8_lossy(&buffer[..length]);
+        }
+        text
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.program.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_zone_follows_its_file_and_leaves_what_others_published() {
+    let directory = Directory::new();
+    let dht = TestDht::start(10).await;
+    let key = write_key(&directory, 21);
+    write_zone(&directory, "@ A $IPV4\n");
+    let mut watcher = Watcher::start(&directory, &dht, &["--interface", "lo"]);
+    let first = watcher.publishes().await;
+    assert_eq!(first["records"][0]["data"], "127.0.0.1");
+    assert_eq!(first["replaces_seq"], Value::Null);
+    let notices = watcher.notices();
+    assert!(
+        notices.contains("READY=1") && notices.contains("STATUS=published seq"),
+        "{notices}"
+    );
+    let seq = |report: &Value| report["seq"].as_u64().unwrap();
+
+    // Nothing is new but the time of the file: the same packet, once more.
+    write_zone(&directory, "@ A $IPV4\n");
+    let again = watcher.publishes().await;
+    assert_eq!(again["signed_packet_hex"], first["signed_packet_hex"]);
+
+    write_zone(&directory, "@ A 192.0.2.1\n");
+    let second = watcher.publishes().await;
+    assert_eq!(second["records"][0]["data"], "192.0.2.1");
+    assert_eq!(second["replaces_seq"], first["seq"]);
+    assert!(seq(&second) > seq(&first));
+
+    // Somebody else publishes; a file that is no zone is no reason to overwrite that.
+    let server = Running::start(dht.config());
+    server.dht.becomes(true).await;
+    let address = RData::A(A::new(192, 0, 2, 99));
+    let others_seq = seq(&second) + 1_000_000;
+    let others = sign(&secret(21), others_seq, vec![(below(key, ""), 60, address)]);
+    server
+        .dht
+        .publish(&others, Some(seq(&second)))
+        .await
+        .unwrap();
+    write_zone(&directory, "@ A 192.0.2\n");
+    let error = watcher.says("my.zone:1:5").await;
+    assert!(error.contains("ERROR"), "{error}");
+    let kept = watcher.says("somebody else").await;
+    assert!(
+        kept.contains(&format!("seq {others_seq}")) && kept.contains("kept alive"),
+        "{kept}"
+    );
+    let newest = server.dht.newest(key).await.unwrap().unwrap();
+    assert_eq!(newest.seq(), others_seq);
+
+    // The owner's next word goes over it.
+    write_zone(&directory, "@ A 192.0.2.3\n");
+    watcher.signal("-HUP");
+    let last = watcher.publishes().await;
+    assert_eq!(last["replaces_seq"], others_seq);
+    assert!(seq(&last) > others_seq);
+
+    watcher.signal("-TERM");
+    watcher.says("stopped").await;
+    assert!(watcher.program.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_are_not_known_are_not_published() {
+    let directory = Directory::new();
+    let dht = TestDht::start(10).await;
+    write_key(&directory, 22);
+    write_zone(&directory, "@ A $IPV4\nwww AAAA $IPV6\n");
+    // The nodes see 127.0.0.1, which is no public address, and this machine may have none.
+    let shown = publish(&directory, &dht, &["--dry-run"]).await.expect(0);
+    if shown
+        .errors
+        .contains("the IPv4 address of $IPV4 is not known")
+    {
+        let ended = publish(&directory, &dht, &[]).await.expect(3);
+        assert!(ended.errors.contains("--interface"), "{}", ended.errors);
+    }
+    let server = Running::start(dht.config());
+    let seen = async || server.dht.public_address().await == Some(Ipv4Addr::LOCALHOST);
+    until("the nodes say where they see us", seen).await;
+    // Of an interface it is known.
+    let done = publish(&directory, &dht, &["--interface", "lo", "--json"])
+        .await
+        .expect(0);
+    assert_eq!(done.json()["records"][0]["data"], "127.0.0.1");
+    let ended = publish(&directory, &dht, &["--interface", "nosuch0"])
+        .await
+        .expect(1);
+    assert!(
+        ended.errors.contains("nosuch0") && ended.errors.contains("lo"),
+        "{}",
+        ended.errors
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_publishers_never_overwrite_each_other_without_a_word() {
     use pkbridge::resolve::PublishError;
@@ -395,9 +605,7 @@ async fn two_publishers_never_overwrite_each_other_without_a_word() {
     let secret = secret(16);
     let key = key_of(&secret);
     let packet = |seq: u64| {
-        let address = RData::A(A::from(std::net::Ipv4Addr::from(
-            u32::try_from(seq).unwrap(),
-        )));
+        let address = RData::A(A::from(Ipv4Addr::from(u32::try_from(seq).unwrap())));
         sign(&secret, seq, vec![(below(key, ""), 60, address)])
     };
     // Both have found nothing; the first wins.

@@ -209,6 +209,50 @@ fn the_service_may_do_little() {
 }
 
 #[test]
+fn the_publisher_has_its_key_as_a_credential_and_may_do_no_more_than_the_resolver() {
+    let unit = Unit::read("pkbridge-publish@.service");
+    unit.assert_says(
+        "Service",
+        &[
+            ("Type", "notify"),
+            (
+                "ExecStart",
+                "/usr/bin/pkbridge publish /etc/pkbridge/%i.zone --key %d/key --watch",
+            ),
+            ("ExecReload", "/bin/kill -HUP $MAINPID"),
+            ("LoadCredential", "key:/etc/pkbridge/%i.key"),
+            ("Restart", "always"),
+            ("RestartPreventExitStatus", "2 78"),
+            ("Environment", "RUST_MIN_STACK=8388608"),
+            ("CapabilityBoundingSet", ""),
+            ("PrivateUsers", "yes"),
+            (
+                "RestrictAddressFamilies",
+                "AF_INET AF_INET6 AF_UNIX AF_NETLINK",
+            ),
+        ],
+    );
+    unit.assert_silent(
+        "Service",
+        &["AmbientCapabilities", "StateDirectory", "User"],
+    );
+    unit.assert_says("Unit", &[("StartLimitIntervalSec", "0")]);
+    // All the rest of what the resolver may not do.
+    let resolver = Unit::read("pkbridge.service");
+    let start = resolver
+        .lines
+        .iter()
+        .position(|line| line.1 == "NoNewPrivileges");
+    let others = ["RestrictAddressFamilies", "WantedBy"];
+    for (section, key, _) in &resolver.lines[start.unwrap()..] {
+        if !others.contains(&key.as_str()) {
+            let expected = resolver.values(section, key);
+            assert_eq!(unit.values(section, key), expected, "{key}");
+        }
+    }
+}
+
+#[test]
 fn the_socket_unit_passes_udp_and_tcp_by_the_name_that_the_program_expects() {
     let unit = Unit::read("pkbridge.socket");
     unit.assert_says(
@@ -271,11 +315,9 @@ fn systemd_accepts_the_units_and_their_exposure_is_low() {
 fn the_check_finds_a_misspelt_key_and_a_lost_protection() {
     let directory = Directory::new("faults");
     let original = std::fs::read_to_string(units().join("pkbridge.service")).unwrap();
-    std::fs::copy(
-        units().join("pkbridge.socket"),
-        directory.0.join("pkbridge.socket"),
-    )
-    .unwrap();
+    for unit in ["pkbridge.socket", "pkbridge-publish@.service"] {
+        std::fs::copy(units().join(unit), directory.0.join(unit)).unwrap();
+    }
     let check_changed = |from: &str, to: &str| {
         assert!(original.contains(from), "{from}");
         let changed = original.replace(from, to);

@@ -46,15 +46,8 @@ impl DhtArgs {
     /// Joins; complains if it cannot.
     pub(super) async fn join(&self) -> Result<DhtClient, ExitCode> {
         let config = self.load()?;
-        let _level = log::start("error").map_err(|error| fail(&error))?;
         let bootstrap = config.dht.bootstrap.join(", ");
-        let stop = CancellationToken::new();
-        let dht = join_dht(config, RESOLV_CONF.as_ref(), stop.clone());
-        let dht = dht.map_err(|error| fail(&error))?;
-        let client = DhtClient {
-            dht,
-            _stop: stop.drop_guard(),
-        };
+        let client = start(config, "error")?;
         if timeout(JOIN_PATIENCE, client.dht.becomes(true))
             .await
             .is_err()
@@ -66,4 +59,20 @@ impl DhtArgs {
         }
         Ok(client)
     }
+
+    /// Starts to join, and to log at `level`; complains if it cannot.
+    pub(super) fn start(&self, level: &str) -> Result<DhtClient, ExitCode> {
+        start(self.load()?, level)
+    }
+}
+
+fn start(config: Config, level: &str) -> Result<DhtClient, ExitCode> {
+    let _level = log::start(level).map_err(|error| fail(&error))?;
+    let stop = CancellationToken::new();
+    let dht = join_dht(config, RESOLV_CONF.as_ref(), stop.clone());
+    let dht = dht.map_err(|error| fail(&error))?;
+    Ok(DhtClient {
+        dht,
+        _stop: stop.drop_guard(),
+    })
 }

@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> Result<SigningKey, String> {
         .read_to_end(&mut text)
         .map_err(error)?;
     let secret = read_secret_key(&text).map_err(|error| format!("{shown}: {error}"))?;
-    if mode & OTHERS != 0 {
+    if mode & OTHERS != 0 && !is_credential(path) {
         let mode = mode & 0o777;
         complain(&format!(
             "warning: {shown}: others may read or change this key file (mode {mode:04o}), and who has \
@@ -40,6 +40,13 @@ pub(super) fn read(path: &Path) -> Result<SigningKey, String> {
         ));
     }
     Ok(secret)
+}
+
+/// Whether systemd has given the file to this service (systemd.exec(5), LoadCredential=). It lets the service's user
+/// read it by an access control list, which the mode shows as rights of the group.
+fn is_credential(path: &Path) -> bool {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY").unwrap_or_default();
+    !directory.is_empty() && path.parent() == Some(Path::new(&directory))
 }
 
 /// Writes a new file with a secret key, to the disk before it returns.

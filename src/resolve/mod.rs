@@ -28,6 +28,7 @@ use hickory_proto::rr::Name;
 use tokio::time::{Instant, timeout};
 
 pub use answers::{Answer, AnswerCache, Question, Reuse};
+pub use delegation::reach::is_public;
 pub use dht::{
     Dht, DhtSettings, DhtStatus, Holder, Holds, INSTANCES, InstanceStatus, LookupCounts, Node,
     PublishError, Published, ResolveHost,

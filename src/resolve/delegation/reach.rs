@@ -13,6 +13,11 @@ pub(in crate::resolve) enum Reach {
     Nobody,
 }
 
+/// Whether an address can be reached from anywhere, as far as its number tells.
+pub fn is_public(address: IpAddr) -> bool {
+    reach(address) == Reach::Public
+}
+
 /// From where `address` can be reached.
 pub(in crate::resolve) fn reach(address: IpAddr) -> Reach {
     match address {

@@ -4,6 +4,7 @@
 //! an identity and a routing table of its own: lookups are shared out over them, and one that found
 //! nobody to tell is tried again on another.
 
+mod address;
 mod health;
 mod holders;
 mod join;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mainline::async_dht::AsyncDht;
 use mainline::errors::PutMutableError;
-use mainline::{MutableItem, RequestFilter, RequestSpecific, ServerSettings};
+use mainline::{Id, MutableItem, RequestFilter, RequestSpecific, ServerSettings};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::INSTANCES;
@@ -227,6 +227,14 @@ impl Node {
         let target = MutableItem::target_from_key(key.as_bytes(), None);
         let nodes = self.call(self.dht.get_closest_nodes(target)).await?;
         Ok(nodes.iter().map(mainline::Node::address).collect())
+    }
+
+    /// This host's address, as most of the nodes near a random target see it now; `None` if they do not say.
+    pub(super) async fn seen_at(&self) -> Option<Ipv4Addr> {
+        // Their answers count votes anew; what the library last knew may be from before a change.
+        let _ = self.call(self.dht.find_node(Id::random())).await;
+        let info = self.call(self.dht.info()).await.ok()?;
+        info.public_address().map(|address| *address.ip())
     }
 
     /// Addresses of the routing table.

@@ -1,12 +1,10 @@
 //! Reads the hosts file, and looks every second whether it is another one.
 //!
-//! Looking works on every file system and through every way of replacing a file, which notifications do
-//! not. A change counts once two looks running have seen the same: so a file that is being written, or
-//! gone for a moment while an editor puts a new one in its place, is left alone.
+//! A change counts once two looks running have seen the same: so a file that is being written, or gone for a
+//! moment while an editor puts a new one in its place, is left alone.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,22 +14,13 @@ use tokio::time::sleep;
 
 use super::LocalRecords;
 use super::hosts::{Hosts, Skipped};
+use crate::file_look::{Seen, see};
 use crate::pkarr::{NameKind, Suffixes};
 use crate::resolve::answers::AnswerCache;
 use crate::wire;
 
 /// Time between two looks: what is written into the file holds within two.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What a look at the file has seen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum Seen {
-    #[default]
-    Missing,
-    /// Device, inode, length, and when its content and its inode changed, in seconds and nanoseconds.
-    File(u64, u64, u64, [i64; 4]),
-    Unreadable(io::ErrorKind),
-}
 
 /// What is known of the file.
 #[derive(Debug, Clone, Default)]
@@ -150,26 +139,6 @@ impl LocalRecords {
     }
 }
 
-fn see(path: &Path) -> Seen {
-    match fs::metadata(path) {
-        // Reading from a pipe or a device may never end.
-        Ok(metadata) if !metadata.is_file() => Seen::Unreadable(io::ErrorKind::InvalidInput),
-        Ok(metadata) => Seen::File(
-            metadata.dev(),
-            metadata.ino(),
-            metadata.len(),
-            [
-                metadata.mtime(),
-                metadata.mtime_nsec(),
-                metadata.ctime(),
-                metadata.ctime_nsec(),
-            ],
-        ),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::Missing,
-        Err(error) => Seen::Unreadable(error.kind()),
-    }
-}
-
 fn read(path: &Path, suffixes: &Suffixes) -> io::Result<(Hosts, Skipped)> {
     let is_ordinary = |name: &[u8]| {
         let name = wire::read_name(name, 0).map_or_else(|_| Name::root(), |(name, _)| name);
@@ -180,6 +149,8 @@ fn read(path: &Path, suffixes: &Suffixes) -> io::Result<(Hosts, Skipped)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

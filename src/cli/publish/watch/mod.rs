@@ -1,0 +1,295 @@
+//! `pkbridge publish --watch`: keeps a zone published. It is put again before nodes forget it, and signed anew
+//! when the file changes or the addresses of this host do.
+//!
+//! Whoever else publishes under the key meanwhile is not overwritten: what they have signed is kept alive in the
+//! place of ours, until the owner changes this zone file, reloads this or starts it anew.
+
+mod changes;
+mod choice;
+mod schedule;
+
+use std::convert::Infallible;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::report::{Outcome, date, holding, nodes};
+use super::zone::{Zone, ZoneSource};
+use super::{GOOD_HOLDERS, PublishArgs, refuse};
+use crate::cli::control::counted;
+use crate::cli::dht_client::DhtClient;
+use crate::cli::{fail, print};
+use crate::pkarr::{HostAddresses, SignedPacket};
+use crate::resolve::{PublishError, Published, Sighting};
+use crate::serve::systemd::{notify_ready, notify_status, notify_stopping};
+use changes::{Change, Changes};
+use choice::{Choice, choose};
+use schedule::{Ended, Schedule};
+
+/// Our own lines, and warnings of all else.
+const LOG_LEVEL: &str = "warn,mainline=off,hickory_resolver=off,pkbridge::cli=info";
+
+/// Publishes until a signal ends it.
+pub(super) async fn run(args: &PublishArgs, source: ZoneSource) -> ExitCode {
+    // Before anything that takes time: a signal that comes meanwhile must not kill.
+    let signals = [
+        SignalKind::hangup(),
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+    ];
+    let [Ok(hangup), Ok(mut terminate), Ok(mut interrupt)] = signals.map(signal) else {
+        return fail(&"cannot listen for signals");
+    };
+    let changes = Changes::new(&source.path, args.interface.clone());
+    let zone = match source.read(HostAddresses::default()) {
+        Ok(zone) => zone,
+        Err(lines) => return refuse(&lines),
+    };
+    let client = match args.dht.start(LOG_LEVEL) {
+        Ok(client) => client,
+        Err(code) => return code,
+    };
+    let mut watch = Watch {
+        changes,
+        source,
+        client,
+        zone,
+        ours: None,
+        is_new: true,
+        is_json: args.json,
+    };
+    notify_ready("looking for the DHT");
+    tokio::select! {
+        never = watch.keep_published(hangup) => match never {},
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    notify_stopping();
+    progress("");
+    tracing::info!("stopped; nodes forget the packet in some two hours");
+    ExitCode::SUCCESS
+}
+
+struct Watch {
+    source: ZoneSource,
+    client: DhtClient,
+    changes: Changes,
+    zone: Zone,
+    /// What was published last.
+    ours: Option<SignedPacket>,
+    /// Whether the owner has said something that is not published yet.
+    is_new: bool,
+    is_json: bool,
+}
+
+/// What a round has come to.
+enum Round {
+    Published(Outcome),
+    /// Somebody else's packet was put again, unless it is no valid one.
+    Others {
+        seq: u64,
+        put: Option<Published>,
+    },
+}
+
+/// Why a round has come to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error("{0}")]
+    Publish(#[from] PublishError),
+    /// Of the addresses, or of signing.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Watch {
+    async fn keep_published(&mut self, mut hangup: Signal) -> Infallible {
+        progress("looking for the DHT");
+        self.client.dht.becomes(true).await;
+        if !self.zone.has_variables {
+            self.warn();
+        }
+        let mut schedule = Schedule::default();
+        loop {
+            progress("publishing");
+            let round = self.round().await;
+            let pause = schedule.ended(ended(&round));
+            self.tell(&round, pause);
+            let dht = &self.client.dht;
+            let change = tokio::select! {
+                change = self.changes.next(&schedule, &self.zone, dht) => change,
+                _ = hangup.recv() => self.changes.reload(),
+            };
+            progress("");
+            self.take(change);
+        }
+    }
+
+    /// Looks what there is, and puts what is to be there.
+    async fn round(&mut self) -> Result<Round, Trouble> {
+        if self.zone.has_variables && self.changes.addresses().is_none() {
+            self.find_addresses().await?;
+        }
+        let dht = &self.client.dht;
+        let newest = dht.newest(self.source.key).await?;
+        let newest_seq = newest.as_ref().map(Sighting::seq);
+        let own_seq = self.ours.as_ref().map(SignedPacket::seq);
+        let dns = &self.zone.composed.dns;
+        let (packet, replaces) = match choose(dns, self.is_new, self.ours.as_ref(), newest) {
+            Choice::Again(packet) => (packet, newest_seq),
+            Choice::Sign => {
+                let packet = self.source.sign(&self.zone, newest_seq.max(own_seq));
+                let packet = packet.map_err(|error| Trouble::Other(error.to_string()))?;
+                (packet, newest_seq)
+            }
+            Choice::Others(packet) => {
+                let seq = packet.seq();
+                let put = Some(dht.publish(&packet, Some(seq)).await?);
+                return Ok(Round::Others { seq, put });
+            }
+            Choice::OthersInvalid { seq } => return Ok(Round::Others { seq, put: None }),
+        };
+        let published = dht.publish(&packet, replaces).await;
+        if let Err(PublishError::Overtaken { .. }) = published {
+            // What is wanted is no news any more: theirs is later.
+            self.is_new = false;
+        }
+        let published = Some(published?);
+        self.is_new = false;
+        self.ours = Some(packet.clone());
+        Ok(Round::Published(Outcome {
+            packet,
+            replaces,
+            published,
+        }))
+    }
+
+    async fn find_addresses(&mut self) -> Result<(), Trouble> {
+        let found = self.changes.find(&self.zone, &self.client.dht).await;
+        found.map_err(Trouble::Other)?;
+        self.zone = self
+            .read()
+            .map_err(|lines| Trouble::Other(lines.join("; ")))?;
+        self.warn();
+        Ok(())
+    }
+
+    /// The zone file with the addresses as they are known.
+    fn read(&self) -> Result<Zone, Vec<String>> {
+        let addresses = self.changes.addresses();
+        let zone = self.source.read(addresses.unwrap_or_default())?;
+        // Before they are known they are about to be looked for.
+        match zone.records.is_empty() && addresses.is_some() {
+            true => Err(zone.left_out),
+            false => Ok(zone),
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        let is_owners = match change {
+            Change::Due => return,
+            Change::File | Change::Reload => true,
+            Change::Addresses => false,
+        };
+        match self.read() {
+            Ok(zone) => {
+                self.zone = zone;
+                self.is_new |= is_owners;
+                self.warn();
+            }
+            Err(lines) => {
+                for line in lines {
+                    tracing::error!("{line}");
+                }
+                tracing::error!("the zone as it was before stays published");
+            }
+        }
+    }
+
+    fn warn(&self) {
+        for line in self.zone.warnings() {
+            tracing::warn!("{line}");
+        }
+    }
+
+    /// Says what a round has come to, and when the next one is: a line.
+    fn tell(&self, round: &Result<Round, Trouble>, pause: Duration) {
+        progress("");
+        let minutes = counted(pause.as_secs().div_ceil(60), "minute", "minutes");
+        let line = match round {
+            Ok(round) => round.line(),
+            Err(trouble) => format!("not published: {trouble}"),
+        };
+        let line = format!("{line}; next in {minutes}");
+        if ended(round) == Ended::Well && !matches!(round, Ok(Round::Others { .. })) {
+            tracing::info!("{line}");
+        } else {
+            tracing::warn!("{line}");
+        }
+        notify_status(&line);
+        if let Ok(Round::Published(outcome)) = round
+            && self.is_json
+        {
+            print(&format!("{}\n", outcome.json(&self.source, &self.zone)));
+        }
+        progress(&format!("next in {minutes}; Ctrl-C ends it"));
+    }
+}
+
+fn ended(round: &Result<Round, Trouble>) -> Ended {
+    let holders = match round {
+        Err(_) => return Ended::Failed,
+        Ok(Round::Published(outcome)) => outcome.published.map(|published| published.holders),
+        Ok(Round::Others { put, .. }) => put.map(|put| put.holders),
+    };
+    match holders {
+        Some(holders) if holders.newest < GOOD_HOLDERS => Ended::Few,
+        Some(_) | None => Ended::Well,
+    }
+}
+
+impl Round {
+    fn line(&self) -> String {
+        match self {
+            Self::Published(outcome) => {
+                let seq = outcome.packet.seq();
+                let what = match outcome.replaces {
+                    Some(replaced) if replaced == seq => "again, unchanged".to_owned(),
+                    Some(replaced) => format!("in the place of that signed {}", date(replaced)),
+                    None => "for the first time".to_owned(),
+                };
+                let where_to = outcome.published.map(|published| held(&published));
+                let where_to = where_to.unwrap_or_default();
+                format!("published seq {seq} {what}, {where_to}")
+            }
+            Self::Others { seq, put } => {
+                let put = match put {
+                    Some(put) => format!("it is kept alive ({})", held(put)),
+                    None => "it is no valid packet".to_owned(),
+                };
+                format!(
+                    "not published: somebody else who has the key published seq {seq} (signed {}), and \
+                     {put}; change the zone file, or reload (SIGHUP), to publish it over theirs",
+                    date(*seq)
+                )
+            }
+        }
+    }
+}
+
+fn held(published: &Published) -> String {
+    let stored = nodes(published.stored);
+    format!("on {stored}; {} it", holding(published.holders.newest))
+}
+
+/// Shows what is going on, on a terminal; the next takes its place.
+fn progress(text: &str) {
+    let mut out = std::io::stderr();
+    if out.is_terminal() {
+        let dots = if text.is_empty() { "" } else { "…" };
+        // When standard error is closed there is nobody to tell.
+        let _ = write!(out, "\r\x1b[K{text}{dots}").and_then(|()| out.flush());
+    }
+}
