@@ -264,6 +264,57 @@ async fn what_is_published_replaces_what_was_there_also_from_another_program() {
     );
 }
 
+/// Its own client, which is another user of the DHT's library, on the same network.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reference_finds_what_is_published_here_and_is_found_here() {
+    let directory = Directory::new();
+    let dht = TestDht::start(10).await;
+    let theirs = pkarr::Client::builder()
+        .no_default_network()
+        .bootstrap(&dht.testnet.bootstrap)
+        .build()
+        .unwrap();
+    let resolve = async |key: &pkarr::PublicKey| {
+        let policy = pkarr::ResolvePolicy::NetworkOnly;
+        theirs.resolve(key, policy).await.unwrap()
+    };
+
+    let key = write_key(&directory, 17);
+    write_zone(&directory, "@ A 192.0.2.17\n_hello TXT ours\n");
+    let done = publish(&directory, &dht, &["--json"]).await.expect(0);
+    let keypair = pkarr::Keypair::from_secret_key(&[17; 32]);
+    let found = resolve(&keypair.public_key()).await;
+    let bytes = unhex(done.json()["signed_packet_hex"].as_str().unwrap());
+    assert_eq!(found.as_bytes().to_vec(), bytes);
+
+    // In its place.
+    let packet = pkarr::SignedPacket::builder()
+        .txt(
+            "_hello".try_into().unwrap(),
+            "theirs".try_into().unwrap(),
+            60,
+        )
+        .sign(&keypair)
+        .unwrap();
+    assert!(theirs.publish(&packet).await.unwrap() >= 5);
+    let mut arguments = vec!["resolve", "--json"];
+    for node in &dht.testnet.bootstrap {
+        arguments.extend(["--bootstrap", node]);
+    }
+    let name = format!("_hello.{key}.pkarr");
+    arguments.push(&name);
+    let found = run(&directory, &arguments).await.expect(0).json();
+    assert_eq!(found["packet"]["seq"], packet.timestamp().as_u64());
+    assert_eq!(found["packet"]["records"][0]["data"], "theirs");
+    assert_eq!(found["held"]["older"], 0);
+
+    // And ours in the place of that one.
+    let done = publish(&directory, &dht, &["--json"]).await.expect(0);
+    assert_eq!(done.json()["replaces_seq"], packet.timestamp().as_u64());
+    let found = resolve(&keypair.public_key()).await;
+    assert_eq!(found.timestamp().as_u64(), done.json()["seq"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_shows_the_packet_and_asks_nobody() {
     let directory = Directory::new();
