@@ -27,10 +27,15 @@ clients:
     cargo build --release
     .ci/clients-check target/release/pkbridge
 
-# Names published on a loopback DHT of libtorrent nodes (packages as in .ci/run)
+# Names published on a loopback DHT of libtorrent nodes, by those and by pkbridge (packages as in .ci/run)
 libtorrent *checks:
     cargo build --release
     .ci/libtorrent-check target/release/pkbridge {{ checks }}
+
+# The same with bittorrent-dht, which npm installs
+bittorrent-dht:
+    cargo build --release
+    .ci/bittorrent-dht-check target/release/pkbridge
 
 # An upstream's answers as pkbridge, unbound and dnsdist give them (packages as in .ci/run, and dnsdist)
 forward-check *args:

@@ -245,6 +245,21 @@ class Network:
                     return alert
         return None
 
+    def read(self, key, seq):
+        """Lets libtorrent look for a key's item, by a node that publishes nothing; returns its alert about the
+        item with this `seq`, or None after ten seconds."""
+        session = self.nodes[-1].session
+        session.pop_alerts()
+        session.dht_get_mutable_item(key, b"")
+        deadline = time.monotonic() + 10
+        while (left := deadline - time.monotonic()) > 0:
+            session.wait_for_alert(int(left * 1000))
+            for alert in session.pop_alerts():
+                # Its lookup goes on: where a silent node is near, for 15 seconds.
+                if isinstance(alert, lt.dht_mutable_item_alert) and alert.seq == seq:
+                    return alert
+        return None
+
     def close(self):
         """Ends all nodes."""
         self.nodes = []
