@@ -47,6 +47,11 @@ validate-check *args:
     cargo build --release
     .ci/validate-check target/release/pkbridge {{ args }}
 
+# The commands of README.md's "Own a name in five minutes" and of docs/own-a-name.md, on a loopback DHT
+readme-check:
+    cargo build --release
+    .ci/readme-check target/release/pkbridge
+
 # The systemd units (Debian package systemd)
 units:
     cargo build --release
