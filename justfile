@@ -52,6 +52,12 @@ readme-check:
     cargo build --release
     .ci/readme-check target/release/pkbridge
 
+# A published zone whose host changes its addresses, in a network namespace (as root; Debian package iproute2)
+watch-check:
+    cargo build --release
+    cargo build -p dht-simulator
+    .ci/watch-check target/release/pkbridge target/debug/dht-simulator
+
 # The systemd units (Debian package systemd)
 units:
     cargo build --release
