@@ -87,6 +87,14 @@ impl Changes {
         Ok(())
     }
 
+    /// Whether the addresses that a zone asks for are known, or known not to be there.
+    pub(super) fn know(&self, zone: &Zone) -> bool {
+        let has_all = |taken: HostAddresses| {
+            !zone.has_ipv4 || taken.ipv4.is_some() || self.addresses.interface.is_some()
+        };
+        !zone.has_variables || self.addresses.taken.is_some_and(has_all)
+    }
+
     /// The addresses as they were taken last.
     pub(super) fn addresses(&self) -> Option<HostAddresses> {
         self.addresses.taken

@@ -55,6 +55,7 @@ pub(super) async fn run(args: &PublishArgs, source: ZoneSource) -> ExitCode {
         changes,
         source,
         client,
+        is_filled: !zone.has_variables,
         zone,
         ours: None,
         is_new: true,
@@ -77,9 +78,11 @@ struct Watch {
     client: DhtClient,
     changes: Changes,
     zone: Zone,
-    /// What was published last.
+    /// Whether it has the addresses that it asks for.
+    is_filled: bool,
+    /// What was put last, whether or not that went well.
     ours: Option<SignedPacket>,
-    /// Whether the owner has said something that is not published yet.
+    /// Whether the owner has said something that was not put yet.
     is_new: bool,
     is_json: bool,
 }
@@ -108,7 +111,7 @@ impl Watch {
     async fn keep_published(&mut self, mut hangup: Signal) -> Infallible {
         progress("looking for the DHT");
         self.client.dht.becomes(true).await;
-        if !self.zone.has_variables {
+        if self.is_filled {
             self.warn();
         }
         let mut schedule = Schedule::default();
@@ -129,8 +132,8 @@ impl Watch {
 
     /// Looks what there is, and puts what is to be there.
     async fn round(&mut self) -> Result<Round, Trouble> {
-        if self.zone.has_variables && self.changes.addresses().is_none() {
-            self.find_addresses().await?;
+        if !self.is_filled {
+            self.fill().await?;
         }
         let dht = &self.client.dht;
         let newest = dht.newest(self.source.key).await?;
@@ -151,14 +154,9 @@ impl Watch {
             }
             Choice::OthersInvalid { seq } => return Ok(Round::Others { seq, put: None }),
         };
-        let published = dht.publish(&packet, replaces).await;
-        if let Err(PublishError::Overtaken { .. }) = published {
-            // What is wanted is no news any more: theirs is later.
-            self.is_new = false;
-        }
-        let published = Some(published?);
-        self.is_new = false;
-        self.ours = Some(packet.clone());
+        // Even if it fails some nodes may have it; whatever is newer then is somebody else's.
+        (self.ours, self.is_new) = (Some(packet.clone()), false);
+        let published = Some(dht.publish(&packet, replaces).await?);
         Ok(Round::Published(Outcome {
             packet,
             replaces,
@@ -166,25 +164,27 @@ impl Watch {
         }))
     }
 
-    async fn find_addresses(&mut self) -> Result<(), Trouble> {
+    /// Finds the addresses that the zone asks for.
+    async fn fill(&mut self) -> Result<(), Trouble> {
         let found = self.changes.find(&self.zone, &self.client.dht).await;
         found.map_err(Trouble::Other)?;
-        self.zone = self
-            .read()
-            .map_err(|lines| Trouble::Other(lines.join("; ")))?;
-        self.warn();
-        Ok(())
+        let read = self.read();
+        read.map_err(|lines| Trouble::Other(lines.join("; ")))
     }
 
-    /// The zone file with the addresses as they are known.
-    fn read(&self) -> Result<Zone, Vec<String>> {
-        let addresses = self.changes.addresses();
-        let zone = self.source.read(addresses.unwrap_or_default())?;
-        // Before they are known they are about to be looked for.
-        match zone.records.is_empty() && addresses.is_some() {
-            true => Err(zone.left_out),
-            false => Ok(zone),
+    /// Takes the zone file with the addresses as they are known.
+    fn read(&mut self) -> Result<(), Vec<String>> {
+        let addresses = self.changes.addresses().unwrap_or_default();
+        let zone = self.source.read(addresses)?;
+        let is_filled = self.changes.know(&zone);
+        if is_filled && zone.records.is_empty() {
+            return Err(zone.left_out);
         }
+        (self.zone, self.is_filled) = (zone, is_filled);
+        if is_filled {
+            self.warn();
+        }
+        Ok(())
     }
 
     fn take(&mut self, change: Change) {
@@ -194,11 +194,7 @@ impl Watch {
             Change::Addresses => false,
         };
         match self.read() {
-            Ok(zone) => {
-                self.zone = zone;
-                self.is_new |= is_owners;
-                self.warn();
-            }
+            Ok(()) => self.is_new |= is_owners,
             Err(lines) => {
                 for line in lines {
                     tracing::error!("{line}");
