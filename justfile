@@ -86,11 +86,20 @@ bench-hit *args:
 bench-memory *args:
     cargo bench --bench memory -- {{ args }}
 
-# Fuzz a target: answer, message, packet or name (needs `cargo install cargo-fuzz`)
+# Fuzz a target: answer, message, packet, name, zone_file or holder (needs `cargo install cargo-fuzz`)
 fuzz target="answer" seconds="60":
     mkdir -p fuzz/corpus/{{ target }}
     RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none {{ target }} \
         fuzz/corpus/{{ target }} fuzz/seeds/{{ target }} -- -max_total_time={{ seconds }}
+
+# The library's public API beside tests/public-api.txt; with --update, into it
+public-api *args:
+    .ci/public-api {{ args }}
+
+# What the library's changes since a release, such as v0.1.0, do to its users (needs
+# `cargo install cargo-semver-checks`)
+semver release:
+    cargo semver-checks --package pkbridge --baseline-rev {{ release }}
 
 # Man pages, into target/man
 man:

@@ -44,6 +44,7 @@ pub mod flags {
 
 /// What makes bytes not a DNS message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WireError {
     /// The message ends before something that it announces.
     #[error("the message is cut short")]

@@ -14,8 +14,8 @@ use crate::pkarr::{PublicKey, SigningKey};
 /// Arguments of `pkbridge keygen`.
 #[derive(Debug, clap::Args)]
 pub(super) struct KeygenArgs {
-    /// The file for the secret key, which must not be there yet; by default <key>.key in the current
-    /// directory
+    /// The file for the secret key, which must not be there yet; by default it is named after the key, and
+    /// stands in the current directory
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 

@@ -10,12 +10,26 @@ pub const Z32_ALPHABET: &[u8; 32] = b"ybndrfg8ejkmcpqxot1uwisza345h769";
 /// Characters of a key: 52 times 5 bits hold its 256 bits and leave 4 over.
 pub const Z32_LEN: usize = 52;
 
-/// An Ed25519 public key that is a point on the curve and of no small order.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// An Ed25519 public key that is a point on the curve and of no small order. It is a domain: the records that
+/// its owner signs stand at and below it.
+///
+/// ```
+/// use pkbridge::pkarr::{KeyError, PublicKey};
+///
+/// let text = "ppsczdihmrgi8ft4xhkfcn3x8uhkdmbrfroyocrhqggcmurb4xno";
+/// let key: PublicKey = text.parse()?;
+/// assert_eq!(key.to_string(), text);
+/// assert_eq!(format!("pk:{text}").parse(), Ok(key));
+/// assert_eq!(PublicKey::from_label(text.to_uppercase().as_bytes()), Ok(key));
+/// assert_eq!("example".parse::<PublicKey>(), Err(KeyError::Spelling));
+/// # Ok::<(), KeyError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey([u8; 32]);
 
 /// Why something is not a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeyError {
     /// Not 52 characters of the z-base-32 alphabet.
     #[error("not 52 characters of z-base-32")]
@@ -33,6 +47,9 @@ pub enum KeyError {
 
 impl PublicKey {
     /// Takes 32 bytes that are a usable key.
+    ///
+    /// # Errors
+    /// If they are no point on the curve, or one of small order.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
         let key = VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::NotOnCurve)?;
         if key.is_weak() {
@@ -43,6 +60,9 @@ impl PublicKey {
 
     /// Reads the label of a key. Letter case does not matter, as DNS has none; only the canonical
     /// spelling counts.
+    ///
+    /// # Errors
+    /// If the label is not that of a usable key.
     pub fn from_label(label: &[u8]) -> Result<Self, KeyError> {
         if label.len() != Z32_LEN {
             return Err(KeyError::Spelling);

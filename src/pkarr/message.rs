@@ -15,6 +15,7 @@ const POINTER: u16 = 0xc000;
 
 /// A DNS message of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Composed {
     /// The message.
     pub dns: Vec<u8>,
@@ -25,6 +26,16 @@ pub struct Composed {
 
 /// Writes records as one message. A message that is too large for a packet is written as well, so that it can
 /// be told what takes the room.
+///
+/// ```
+/// use pkbridge::pkarr::{PublicKey, SigningKey, compose, read_zone_file};
+///
+/// let key = PublicKey::from(&SigningKey::from_bytes(&[7; 32]));
+/// let message = compose(&read_zone_file(b"@ A 192.0.2.1\nwww CNAME @", key)?);
+/// assert_eq!(message.sizes, [68, 18]);
+/// assert_eq!(message.dns.len(), 12 + 68 + 18);
+/// # Ok::<(), pkbridge::pkarr::ZoneFileErrors>(())
+/// ```
 pub fn compose(records: &[Record]) -> Composed {
     let mut writer = Writer::new();
     let sizes = records

@@ -5,11 +5,29 @@ use hickory_proto::rr::{Name, RecordType};
 use super::key::{KeyError, PublicKey, Z32_LEN};
 
 /// The suffixes under which a key may stand, such as `pkarr`.
-#[derive(Debug, Clone, Default)]
+///
+/// ```
+/// use pkbridge::pkarr::{NameKind, Suffixes, parse_name};
+///
+/// let suffixes = Suffixes::new(["pkarr"]);
+/// let key = "ppsczdihmrgi8ft4xhkfcn3x8uhkdmbrfroyocrhqggcmurb4xno";
+/// let name = parse_name(&format!("www.{key}.pkarr"))?;
+/// let NameKind::PublicKey(name) = suffixes.classify(&name) else {
+///     panic!("it is a key's");
+/// };
+/// assert_eq!(name.key.to_string(), key);
+/// assert_eq!(name.in_zone, parse_name(&format!("www.{key}"))?);
+///
+/// let ordinary = parse_name("www.example.com")?;
+/// assert_eq!(suffixes.classify(&ordinary), NameKind::Ordinary);
+/// # Ok::<(), pkbridge::pkarr::NameError>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suffixes(Vec<Name>);
 
 /// A name at or below the apex of a public key's zone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct PublicKeyName {
     /// The key.
     pub key: PublicKey,
@@ -38,6 +56,7 @@ pub enum NameKind {
 
 /// Why text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NameError {
     /// Not ASCII.
     #[error("write an internationalised name in its ASCII form (xn--...)")]
@@ -52,6 +71,13 @@ pub enum NameError {
 
 /// Reads a name as people write it: with or without a final dot, and each character stands for
 /// itself. A leading `pk:` is taken off, and of a URL its host is taken.
+///
+/// ```
+/// use pkbridge::pkarr::parse_name;
+///
+/// assert_eq!(parse_name("https://www.example.com/index.html")?, parse_name("www.example.com.")?);
+/// # Ok::<(), pkbridge::pkarr::NameError>(())
+/// ```
 ///
 /// # Errors
 /// If it is no name.
@@ -88,13 +114,13 @@ impl Suffixes {
     }
 
     /// Whether a name is a suffix or below one.
-    pub fn cover(&self, name: &Name) -> bool {
+    pub(crate) fn cover(&self, name: &Name) -> bool {
         self.longest(name).is_some()
     }
 
     /// The suffix at or above a name; the longest, so that both `pkarr` and `dev.pkarr` can be
     /// configured.
-    pub fn longest(&self, name: &Name) -> Option<&Name> {
+    pub(crate) fn longest(&self, name: &Name) -> Option<&Name> {
         self.0
             .iter()
             .filter(|suffix| suffix.zone_of(name))
@@ -103,7 +129,7 @@ impl Suffixes {
 
     /// Whether a name is ordinary already by the lengths of its labels and the last of them, which is so
     /// for nearly all; `None` is the name that has no labels.
-    pub fn is_surely_ordinary(&self, longest: usize, last: Option<&[u8]>) -> bool {
+    pub(crate) fn is_surely_ordinary(&self, longest: usize, last: Option<&[u8]>) -> bool {
         let is_last = |suffix: &Name| {
             let of_suffix = suffix.iter().next_back();
             of_suffix
@@ -152,6 +178,8 @@ impl Suffixes {
 impl PublicKeyName {
     /// Takes a name with search domains behind a key for the key's own: what follows the last label
     /// that is a key becomes the suffix. `None` if no label is a key.
+    // For the server and its tests.
+    #[doc(hidden)]
     pub fn with_search_domain(name: &Name) -> Option<Self> {
         let labels: Vec<&[u8]> = name.iter().collect();
         let last = labels

@@ -10,6 +10,7 @@ const SEED_LEN: usize = 32;
 
 /// Why a text is no secret key. It tells nothing of what the text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SecretKeyError {
     /// Another number of characters.
     #[error(
@@ -25,7 +26,19 @@ pub enum SecretKeyError {
     Digit(usize),
 }
 
-/// Reads the text of a secret key file. Space around the digits does not count.
+/// Reads the text of a secret key file, as `pkbridge keygen` and the reference tools write it. Space around the
+/// digits does not count.
+///
+/// ```
+/// use pkbridge::pkarr::{SigningKey, read_secret_key, secret_key_text};
+///
+/// // Of 32 bytes from the system's random number generator, in earnest.
+/// let secret = SigningKey::from_bytes(&[0xab; 32]);
+/// let text = secret_key_text(&secret);
+/// assert_eq!(*text, "ab".repeat(32) + "\n");
+/// assert_eq!(read_secret_key(text.as_bytes())?, secret);
+/// # Ok::<(), pkbridge::pkarr::SecretKeyError>(())
+/// ```
 ///
 /// # Errors
 /// If it is not 64 hexadecimal digits.
@@ -45,7 +58,7 @@ pub fn read_secret_key(text: &[u8]) -> Result<SigningKey, SecretKeyError> {
 }
 
 /// The text of a secret key file: 64 hexadecimal digits in lower case and an end of line, which the
-/// reference tools pass over.
+/// reference tools pass over. It is cleared from memory when it is dropped.
 pub fn secret_key_text(secret: &SigningKey) -> Zeroizing<String> {
     let seed = Zeroizing::new(secret.to_bytes());
     // With room for all, so that nothing is copied when it grows.

@@ -14,7 +14,25 @@ const PREFIX_LEN: usize = 32 + 64 + 8;
 
 /// A DNS message that the owner of a key signed, with its time. Every value of this type has been
 /// verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// ```
+/// use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey, compose, read_zone_file};
+///
+/// let secret = SigningKey::from_bytes(&[7; 32]);
+/// let key = PublicKey::from(&secret);
+/// let message = compose(&read_zone_file(b"www A 192.0.2.1", key)?);
+/// let seq = 1_767_225_600_000_000; // microseconds of Unix time
+/// let packet = SignedPacket::sign(&secret, seq, &message.dns)?;
+/// assert_eq!((packet.key(), packet.seq()), (key, seq));
+///
+/// // What arrives is verified before it is a packet.
+/// let mut bytes = packet.to_bytes();
+/// assert_eq!(SignedPacket::from_bytes(&bytes)?, packet);
+/// bytes[100] ^= 1;
+/// assert!(SignedPacket::from_bytes(&bytes).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SignedPacket {
     key: PublicKey,
     signature: [u8; 64],
@@ -29,6 +47,7 @@ pub fn signed_at(seq: u64) -> u64 {
 
 /// Why bytes are not a signed packet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PacketError {
     /// Too short to hold key, signature and timestamp.
     #[error("shorter than key, signature and timestamp")]
@@ -61,6 +80,9 @@ impl PacketError {
 impl SignedPacket {
     /// Verifies the parts of a BEP 44 item: `seq` is the timestamp in microseconds of Unix time,
     /// `dns` the value.
+    ///
+    /// # Errors
+    /// If the key has not signed this, or what it has signed is no packet; see [`PacketError::is_signed`].
     pub fn verify(
         key: PublicKey,
         signature: &[u8; 64],
@@ -88,6 +110,9 @@ impl SignedPacket {
 
     /// Verifies the stored form: key (32 bytes), signature (64), timestamp (8, big-endian), DNS
     /// message.
+    ///
+    /// # Errors
+    /// As of [`SignedPacket::verify`], or if there is too little of it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PacketError> {
         let (key, rest) = bytes.split_first_chunk::<32>().ok_or(PacketError::Short)?;
         let (signature, rest) = rest.split_first_chunk::<64>().ok_or(PacketError::Short)?;
@@ -108,6 +133,9 @@ impl SignedPacket {
 
     /// Signs a DNS message. `seq` is the time in microseconds of Unix time; publishers make it
     /// greater than the last one.
+    ///
+    /// # Errors
+    /// If it is no DNS message, or more than [`MAX_DNS_LEN`], or `seq` is 2^63 or above.
     pub fn sign(secret: &SigningKey, seq: u64, dns: &[u8]) -> Result<Self, PacketError> {
         let key = PublicKey::from_bytes(&secret.verifying_key().to_bytes())?;
         let signature = secret.sign(&signable(seq, dns)).to_bytes();
@@ -116,6 +144,8 @@ impl SignedPacket {
 
     /// Signs records as one DNS message in the form that the reference implementation builds: a
     /// reply with ID 0, all records in the answer section, names compressed.
+    // For the demo and the tests, which make their records with the DNS library; others take `compose`.
+    #[doc(hidden)]
     pub fn sign_records(
         secret: &SigningKey,
         seq: u64,

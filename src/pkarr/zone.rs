@@ -16,8 +16,9 @@ const SOA_REFRESH: u32 = 3600;
 const SOA_RETRY: u32 = 600;
 const SOA_EXPIRE: u32 = 86_400;
 
-/// A record: its owner, type, TTL in seconds, and data without name compression.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A record: its owner, type, TTL in seconds, and data without name compression. It is of class IN.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Record {
     /// The owner.
     pub owner: Name,
@@ -30,8 +31,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record of these parts; the names in `rdata` are not compressed.
+    pub fn new(owner: Name, rtype: RecordType, ttl: u32, rdata: Vec<u8>) -> Self {
+        Self {
+            owner,
+            rtype,
+            ttl,
+            rdata,
+        }
+    }
+
     /// The record as the DNS library has it, its data as bytes: it is written as it is.
-    pub fn opaque(&self) -> ProtoRecord {
+    pub(crate) fn opaque(&self) -> ProtoRecord {
         // `NULL::with` does not take none.
         let mut rdata = NULL::new();
         rdata.anything.extend_from_slice(&self.rdata);
@@ -57,7 +68,29 @@ impl Record {
 }
 
 /// The records of a signed packet that stand at or below its key.
-#[derive(Debug)]
+///
+/// ```
+/// use pkbridge::pkarr::{
+///     Lookup, PublicKey, RecordType, SignedPacket, SigningKey, Zone, compose, parse_name, read_zone_file,
+/// };
+///
+/// let secret = SigningKey::from_bytes(&[7; 32]);
+/// let key = PublicKey::from(&secret);
+/// let message = compose(&read_zone_file(b"* 60 A 192.0.2.1", key)?);
+/// let packet = SignedPacket::sign(&secret, 1_767_225_600_000_000, &message.dns)?;
+///
+/// let zone = Zone::new(&packet, 300);
+/// let www = parse_name(&format!("www.{key}"))?;
+/// let found = Lookup::Rrset {
+///     rtype: RecordType::A,
+///     ttl: 60,
+///     rdata: vec![&[192, 0, 2, 1]],
+/// };
+/// assert_eq!(zone.lookup(&www, RecordType::A), found);
+/// assert_eq!(zone.lookup(&www, RecordType::AAAA), Lookup::NoData);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Zone {
     apex: Name,
     records: Vec<Record>,
@@ -66,7 +99,7 @@ pub struct Zone {
 }
 
 /// What a zone says of a name and type.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup<'z> {
     /// The RRset: its data without duplicates, and its TTL. The owner is the name that was asked.
     Rrset {

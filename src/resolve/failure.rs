@@ -63,19 +63,25 @@ impl Ede {
     }
 }
 
-/// Why a question has no answer. All of these are SERVFAIL to the client.
+/// Why a question has no answer. All of these are SERVFAIL to a server's client.
+// What the DHT does not give is hidden: other programs never see it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Failure {
     /// Nothing to forward to.
+    #[doc(hidden)]
     #[error("no upstream resolver is configured")]
     NoUpstream,
     /// No upstream gave a usable answer in time.
+    #[doc(hidden)]
     #[error("no upstream resolver answered: {0}")]
     Upstream(String),
     /// Every upstream, or the network on the way to it, said no, or gave what is no answer.
+    #[doc(hidden)]
     #[error("no upstream resolver answered: {0}")]
     UpstreamError(String),
     /// The upstreams send questions back to us.
+    #[doc(hidden)]
     #[error("a forwarding loop: the upstream resolver forwards to pkbridge")]
     Loop,
     /// The DHT node has found no other nodes yet.
@@ -88,18 +94,23 @@ pub enum Failure {
     #[error("the DHT node failed: {0}")]
     Dht(String),
     /// The newest item of the key is signed and is no packet.
+    #[doc(hidden)]
     #[error("the newest packet of the key cannot be used: {0}")]
     InvalidPacket(String),
     /// What the network has of the key is older than what was seen before.
+    #[doc(hidden)]
     #[error("only packets older than seq {0}, which was seen before, were found")]
     OnlyOlderPackets(u64),
     /// The client has made too many lookups that found nothing.
+    #[doc(hidden)]
     #[error("too many unpublished keys asked for from this address; ask again in {0} s")]
     OverBudget(u64),
     /// The name is delegated to name servers of its own.
+    #[doc(hidden)]
     #[error("the name is delegated at {0}, and delegations are not followed")]
     Delegated(String),
     /// The name servers that a packet delegates to, or those that they delegate to, did not answer.
+    #[doc(hidden)]
     #[error("no name server of {cut} gave an answer: {reason}")]
     NameServers {
         /// The zone that they were asked as authorities of.
@@ -108,9 +119,11 @@ pub enum Failure {
         reason: String,
     },
     /// A packet must not make the resolver ask around in the network that it stands in.
+    #[doc(hidden)]
     #[error("the name servers of {0} are at private addresses, which are not asked")]
     PrivateNameServers(String),
     /// DNSSEC validation says that the answer is not what its zone has signed.
+    #[doc(hidden)]
     #[error("{reason}")]
     Bogus {
         /// The INFO-CODE that says why.
@@ -119,6 +132,7 @@ pub enum Failure {
         reason: String,
     },
     /// What it takes to validate the answer could not be had.
+    #[doc(hidden)]
     #[error("the keys of {zone} cannot be had: {reason}")]
     NoKeys {
         /// The zone.
@@ -127,24 +141,29 @@ pub enum Failure {
         reason: String,
     },
     /// A loop, or more aliases than the limit.
+    #[doc(hidden)]
     #[error("the chain of aliases is a loop or too long")]
     AliasChain,
     /// The composed answer is no message.
+    #[doc(hidden)]
     #[error("the answer does not fit a DNS message")]
     Unwritable,
     /// More lookups under way than the limit.
     #[error("too many lookups under way")]
     Overloaded,
     /// The client has waited as long as clients do; the lookup goes on.
+    #[doc(hidden)]
     #[error("still looking; ask again")]
     Patience,
     /// The lookup's task ended without a result.
+    #[doc(hidden)]
     #[error("the lookup failed inside")]
     Internal,
 }
 
 impl Failure {
     /// The Extended DNS Error that tells the client why.
+    #[doc(hidden)]
     pub fn ede(&self) -> Ede {
         let code = match self {
             Self::NoUpstream
@@ -168,7 +187,7 @@ impl Failure {
     }
 
     /// Whether it says that a key's packet cannot be had.
-    pub fn is_of_packet(&self) -> bool {
+    pub(crate) fn is_of_packet(&self) -> bool {
         matches!(
             self,
             Self::DhtPoorMiss | Self::Dht(_) | Self::InvalidPacket(_) | Self::OnlyOlderPackets(_)
@@ -176,6 +195,7 @@ impl Failure {
     }
 
     /// Whether it may be remembered (RFC 9520). Passing states of pkbridge itself are not.
+    #[doc(hidden)]
     pub fn is_cacheable(&self) -> bool {
         !matches!(
             self,

@@ -1,4 +1,52 @@
-//! Where answers come from: the cache, a public key's packet, an upstream.
+//! Where answers come from. For other programs: the DHT, on which packets are published and found.
+//!
+//! ```
+//! use std::net::Ipv4Addr;
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey, compose, read_zone_file};
+//! use pkbridge::resolve::{Dht, DhtSettings, Holds, PublishError, Sighting};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // On loopback, in the place of the public DHT.
+//! let network = tokio::task::spawn_blocking(|| mainline::Testnet::builder(5).build()).await??;
+//! let mut settings = DhtSettings::new(&network.bootstrap);
+//! settings.lookup_timeout = Duration::from_secs(10);
+//! let dht = Dht::join(settings, Arc::new(()));
+//! dht.becomes(true).await;
+//!
+//! let secret = SigningKey::from_bytes(&[8; 32]);
+//! let key = PublicKey::from(&secret);
+//! let packet = |seq, zone: &str| {
+//!     let message = compose(&read_zone_file(zone.as_bytes(), key).expect("a zone"));
+//!     SignedPacket::sign(&secret, seq, &message.dns).expect("small enough")
+//! };
+//!
+//! // A packet goes in the place of the newest one: here of none, then of the first.
+//! assert_eq!(dht.newest(key).await?, None);
+//! let first = packet(1_767_225_600_000_000, "@ A 192.0.2.1");
+//! dht.publish(&first, None).await?;
+//! let second = packet(first.seq() + 1, "@ A 192.0.2.2");
+//! dht.publish(&second, Some(first.seq())).await?;
+//!
+//! // Who has not seen the second one cannot replace it.
+//! let late = packet(second.seq() + 1, "@ A 192.0.2.3");
+//! let overtaken = PublishError::Overtaken { seq: second.seq() };
+//! assert_eq!(dht.publish(&late, Some(first.seq())).await, Err(overtaken));
+//!
+//! // What is there, and on which nodes.
+//! let newest = Sighting::Packet(second);
+//! assert_eq!(dht.newest(key).await?, Some(newest.clone()));
+//! let holders = dht.holders(key).await?;
+//! assert!(holders.iter().any(|holder| holder.holds == Holds::Item(newest.clone())));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nodes forget a packet some two hours after it was last put there: publish it again each hour, signed anew
+//! or as it is.
 
 mod answers;
 mod delegation;
@@ -27,48 +75,69 @@ use std::time::Duration;
 use hickory_proto::rr::Name;
 use tokio::time::{Instant, timeout};
 
+pub use dht::{Dht, DhtSettings, Holder, Holds, PublishError, Published, ResolveHost};
+pub use failure::Failure;
+pub use packets::{Holders, Sighting};
+
+// The parts of the server, which put them together as the configuration says; the tests and benchmarks do, too.
+#[doc(hidden)]
 pub use answers::{Answer, AnswerCache, Question, Reuse};
+#[doc(hidden)]
 pub use delegation::reach::is_public;
-pub use dht::{
-    Dht, DhtSettings, DhtStatus, Holder, Holds, INSTANCES, InstanceStatus, LookupCounts, Node,
-    PublishError, Published, ResolveHost,
-};
-pub use failure::{Ede, Failure, ede};
+#[doc(hidden)]
+pub use dht::{DhtStatus, INSTANCES, InstanceStatus, LookupCounts, Node};
+#[doc(hidden)]
+pub use failure::{Ede, ede};
+#[doc(hidden)]
 pub use keep_alive::{KeepAlive, KeepAliveSettings, KeepAliveStatus};
+#[doc(hidden)]
 pub use local_records::{LocalRecord, LocalRecords};
+#[doc(hidden)]
+pub use lookup::{Names, is_special_use};
+#[doc(hidden)]
 pub use packets::{
-    Asker, Ending, FetchPacket, Held, HoldTimes, Holders, KeyState, MissState, Packets, PutPacket,
-    See, Sighting, Source, Wanted,
+    Asker, Ending, FetchPacket, Held, HoldTimes, KeyState, MissState, Packets, PutPacket, See,
+    Source, Wanted,
 };
+#[doc(hidden)]
 pub use query::UDP_PAYLOAD_LEN;
+#[doc(hidden)]
 pub use rebinding::RebindingGuard;
+#[doc(hidden)]
 pub use recurse::{Recursive, RecursiveSettings, read_root_hints, root_servers};
+#[doc(hidden)]
 pub use response::Response;
+#[doc(hidden)]
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
+#[doc(hidden)]
 pub use system::{HostsByForwarding, is_ourselves, system_servers};
+#[doc(hidden)]
 pub use upstream::{Forward, ForwardRule, Strategy, Tls, TrustError, UpstreamSettings, Upstreams};
+#[doc(hidden)]
 pub use validate::{Anchors, AnchorsError, Validating};
 
 use delegation::Delegations;
 use flights::{Flights, NoFlight, Part};
 use lookup::Lookup;
-pub use lookup::{Names, is_special_use};
 pub(crate) use places::{Place, Places};
 
 /// Questions being looked up at once; as many again for names that may be a public key's, so that
 /// these cannot take the places of ordinary ones. Beyond it a question is answered SERVFAIL at once.
+#[doc(hidden)]
 pub const MAX_LOOKUPS: usize = 8192;
 /// How many of the questions for names that may be a public key's can be one client's; more are
 /// answered SERVFAIL at once. As many as it may have in the queue of lookups, and some.
 const MAX_OF_CLIENT: usize = 2560;
 /// Longest time that a client waits for anything: stubs give up after 5 s (resolv.conf(5)), and a busy
 /// machine may be late.
+#[doc(hidden)]
 pub const CLIENT_PATIENCE: Duration = Duration::from_millis(4200);
 
 /// How long the refresh of an upstream's answer whose time is over is waited for, if the configuration
 /// does not say: RFC 8767 section 5 suggests it. Not zero, as for packets: an upstream that works answers
 /// within this time, and whoever asks for a name but once a day would always get yesterday's answer.
 /// After a refresh that failed nobody waits for the next one.
+#[doc(hidden)]
 pub const STALE_PATIENCE: Duration = Duration::from_millis(1800);
 /// Why an answer whose time is over is given before its refresh has failed.
 const STILL_LOOKING: &str = "its time is over and it is being looked for";
@@ -80,6 +149,7 @@ const UPSTREAMS_ARE_DOWN: &str = "no upstream resolver has answered lately";
 const DELEGATION_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Bounds of the TTLs that are given out, in seconds.
+#[doc(hidden)]
 #[derive(Debug, Clone, Copy)]
 pub struct Ttls {
     /// Lowest TTL of a record.
@@ -96,6 +166,7 @@ pub struct Ttls {
 type UnderWay = Arc<Flights<Box<[u8]>, Arc<Answer>>>;
 
 /// Answers questions.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Resolver {
     under_way: UnderWay,

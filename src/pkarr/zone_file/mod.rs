@@ -14,6 +14,7 @@ mod variables;
 mod tests;
 
 use std::collections::HashSet;
+use std::fmt;
 
 use hickory_proto::rr::{Name, RecordType};
 
@@ -32,6 +33,7 @@ const MAX_ERRORS: usize = 20;
 
 /// What is wrong with a zone file, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("{line}:{column}: {message}")]
 pub struct ZoneFileError {
     /// The line, counted from 1.
@@ -44,6 +46,7 @@ pub struct ZoneFileError {
 
 /// A zone file whose variables have been filled in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FilledZone {
     /// Its records.
     pub records: Vec<Record>,
@@ -55,34 +58,94 @@ pub struct FilledZone {
     pub left_out: Vec<ZoneFileError>,
 }
 
+/// All that is wrong with a zone file, in its order; 20 errors at most, and one at least. Shown as one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneFileErrors(Vec<ZoneFileError>);
+
+impl ZoneFileErrors {
+    /// The errors.
+    pub fn iter(&self) -> std::slice::Iter<'_, ZoneFileError> {
+        self.0.iter()
+    }
+}
+
+impl<'e> IntoIterator for &'e ZoneFileErrors {
+    type Item = &'e ZoneFileError;
+    type IntoIter = std::slice::Iter<'e, ZoneFileError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for ZoneFileErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, error) in self.iter().enumerate() {
+            let end_of_last = if number == 0 { "" } else { "\n" };
+            write!(f, "{end_of_last}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ZoneFileErrors {}
+
 /// Reads the zone file of a key: names without a final dot end in the key, unless `$ORIGIN` says
 /// otherwise. A record that is there twice is taken once.
 ///
+/// ```
+/// use pkbridge::pkarr::{PublicKey, SigningKey, read_zone_file};
+///
+/// let key = PublicKey::from(&SigningKey::from_bytes(&[7; 32]));
+/// let records = read_zone_file(b"$TTL 5m\n@ A 192.0.2.1\nwww CNAME @ ; an alias\n", key)?;
+/// assert_eq!(records[1].owner.to_ascii(), format!("www.{key}."));
+/// assert_eq!(records[1].ttl, 300);
+///
+/// let errors = read_zone_file(b"@ A 192.0.2.256", key).unwrap_err();
+/// assert!(errors.to_string().starts_with("1:5: "), "{errors}");
+/// # Ok::<(), pkbridge::pkarr::ZoneFileErrors>(())
+/// ```
+///
 /// # Errors
-/// All that is wrong, in the file's order; 20 at most. Variables are wrong, too: see [`fill_zone_file`].
-pub fn read_zone_file(text: &[u8], key: PublicKey) -> Result<Vec<Record>, Vec<ZoneFileError>> {
+/// All that is wrong. Variables are, too: see [`fill_zone_file`].
+pub fn read_zone_file(text: &[u8], key: PublicKey) -> Result<Vec<Record>, ZoneFileErrors> {
     let filled = fill_zone_file(text, key, HostAddresses::default())?;
     if filled.left_out.is_empty() {
         Ok(filled.records)
     } else {
-        Err(filled.left_out)
+        Err(ZoneFileErrors(filled.left_out))
     }
 }
 
 /// The same for one with variables: where an IPv4 address may stand, in A records and ipv4hint, `$IPV4` may;
 /// where an IPv6 address may, `$IPV6`. A record, or hint, whose address is `None` is left out.
 ///
+/// ```
+/// use pkbridge::pkarr::{HostAddresses, PublicKey, SigningKey, fill_zone_file, read_zone_file};
+///
+/// let key = PublicKey::from(&SigningKey::from_bytes(&[7; 32]));
+/// let addresses = HostAddresses {
+///     ipv4: Some([192, 0, 2, 1].into()),
+///     ipv6: None,
+/// };
+/// let zone = fill_zone_file(b"@ A $IPV4\n@ AAAA $IPV6\n", key, addresses)?;
+/// assert_eq!(zone.records, read_zone_file(b"@ A 192.0.2.1", key)?);
+/// assert_eq!(zone.left_out.len(), 1);
+/// # Ok::<(), pkbridge::pkarr::ZoneFileErrors>(())
+/// ```
+///
 /// # Errors
-/// All that is wrong, in the file's order; 20 at most.
+/// All that is wrong.
 pub fn fill_zone_file(
     text: &[u8],
     key: PublicKey,
     addresses: HostAddresses,
-) -> Result<FilledZone, Vec<ZoneFileError>> {
+) -> Result<FilledZone, ZoneFileErrors> {
     if read_secret_key(text).is_ok() {
         // Its first word would be in the message.
         let message = "this is a secret key file, and no zone file; keep it to yourself";
-        return Err(vec![Place { line: 1, column: 1 }.error(message)]);
+        let error = Place { line: 1, column: 1 }.error(message);
+        return Err(ZoneFileErrors(vec![error]));
     }
     let apex = apex_of(key);
     let mut reader = Reader {
@@ -107,7 +170,7 @@ pub fn fill_zone_file(
     errors.sort_by_key(|error| (error.line, error.column));
     errors.truncate(MAX_ERRORS);
     if !errors.is_empty() {
-        return Err(errors);
+        return Err(ZoneFileErrors(errors));
     }
     let mut variables = reader.variables;
     variables.left_out.truncate(MAX_ERRORS);

@@ -23,6 +23,7 @@ const MAX_REPLY: usize = 2048;
 
 /// A node that was asked what it holds of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Holder {
     /// Where it is.
     pub address: SocketAddrV4,
@@ -41,6 +42,24 @@ pub enum Holds {
     Nothing,
     /// It has not answered.
     Unknown,
+}
+
+impl Holds {
+    /// What a node's reply to a `get` for a key says (BEP 44).
+    // For the fuzz target: a stranger has written it.
+    #[doc(hidden)]
+    pub fn read(key: PublicKey, reply: &[u8]) -> Self {
+        let Some(values) = entry(reply, b"r") else {
+            return Self::Refused("it answers with an error".to_owned());
+        };
+        let Some(value) = entry(values, b"v") else {
+            return Self::Nothing;
+        };
+        match item(key, values, value) {
+            Ok(sighting) => Self::Item(sighting),
+            Err(reason) => Self::Refused(reason),
+        }
+    }
 }
 
 /// Asks the nodes nearest to a key, which come first, what they hold of it.
@@ -76,7 +95,7 @@ pub(super) async fn ask(key: PublicKey, nodes: &[SocketAddrV4]) -> std::io::Resu
                 *node == from && transaction == Some(own.as_slice())
             };
             if asked.iter().any(is_asked) {
-                told.insert(from, read(key, reply));
+                told.insert(from, Holds::read(key, reply));
             }
         }
     }
@@ -100,20 +119,6 @@ fn get(key: PublicKey, asker: &[u8; 20], transaction: &[u8; 4]) -> Vec<u8> {
         b"1:y1:qe",
     ]
     .concat()
-}
-
-/// What a node's reply says.
-fn read(key: PublicKey, reply: &[u8]) -> Holds {
-    let Some(values) = entry(reply, b"r") else {
-        return Holds::Refused("it answers with an error".to_owned());
-    };
-    let Some(value) = entry(values, b"v") else {
-        return Holds::Nothing;
-    };
-    match item(key, values, value) {
-        Ok(sighting) => Holds::Item(sighting),
-        Err(reason) => Holds::Refused(reason),
-    }
 }
 
 fn item(key: PublicKey, values: &[u8], value: &[u8]) -> Result<Sighting, String> {
@@ -228,7 +233,7 @@ mod tests {
     #[test]
     fn replies_are_verified_and_told_apart() {
         let packet = SignedPacket::sign(&secret(), 5, &[0; 12]).unwrap();
-        let held = |values: &[u8]| read(key(), &reply(b"1234", values));
+        let held = |values: &[u8]| Holds::read(key(), &reply(b"1234", values));
         let good = Holds::Item(Sighting::Packet(packet.clone()));
         assert_eq!(held(&values(&packet, 5)), good);
         let refused = |reason: &str| Holds::Refused(reason.to_owned());
@@ -238,7 +243,7 @@ mod tests {
         assert_eq!(held(b"1:vi5e"), refused("the value is no byte string"));
         let unsigned = held(b"3:seqi1e1:v2:ab");
         assert_eq!(unsigned, refused("it has no signature of 64 bytes"));
-        let error = read(key(), b"d1:eli203e5:Sorrye1:t4:12341:y1:ee");
+        let error = Holds::read(key(), b"d1:eli203e5:Sorrye1:t4:12341:y1:ee");
         assert_eq!(error, refused("it answers with an error"));
     }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::failure::Failure;
 use super::packets::{Asker, Ending, FetchPacket, PutPacket, See, Wanted};
@@ -43,14 +43,29 @@ pub const INSTANCES: usize = 4;
 /// Instances that one lookup is tried on while too few nodes answer.
 const ATTEMPTS: usize = 2;
 
-/// Resolves the names of bootstrap nodes, without the system's resolver.
+/// How long a lookup may take, unless the settings say otherwise: most are done within a second and a half.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
+/// Lookups that may start in a second: with a hundred datagrams each, about what the sockets' buffers take.
+const LOOKUPS_PER_SECOND: u32 = 125;
+/// Lookups of one client that may find nothing in a second.
+const MISSES_PER_CLIENT: u32 = 10;
+
+/// Resolves the names of bootstrap nodes, without the system's resolver: it may be a server that is built on
+/// this. `()` knows no names, for bootstrap nodes that are addresses.
 pub trait ResolveHost: Send + Sync + std::fmt::Debug {
     /// The IPv4 addresses of a host; empty if there are none or that is not known.
     fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>>;
 }
 
+impl ResolveHost for () {
+    fn resolve_host<'a>(&'a self, _host: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+}
+
 /// How to join the DHT, and how to use it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DhtSettings {
     /// `host:port` of nodes to start from.
     pub bootstrap: Vec<String>,
@@ -58,17 +73,35 @@ pub struct DhtSettings {
     pub bind_address: SocketAddrV4,
     /// How long a lookup may take from its start.
     pub lookup_timeout: Duration,
-    /// How long the first packet that is found is held back for a newer one.
+    /// How long the first packet that is found is held back for a newer one, where a server waits for it.
+    #[doc(hidden)]
     pub linger: Duration,
     /// Lookups that may start in a second.
     pub lookups_per_second: u32,
-    /// Lookups of one client that may find nothing in a second, over a minute.
+    /// Lookups of one client of a server that may find nothing in a second, over a minute.
+    #[doc(hidden)]
     pub misses_per_client: u32,
     /// Where nodes are saved between runs.
     pub nodes_file: Option<PathBuf>,
 }
 
-/// A DHT client that joins in the background, and again when it falls out.
+impl DhtSettings {
+    /// The usual settings, with these nodes to start from: `host:port`. Those of the public DHT are, among
+    /// others, `router.bittorrent.com:6881` and `dht.transmissionbt.com:6881`.
+    pub fn new<S: Into<String>>(bootstrap: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            bootstrap: bootstrap.into_iter().map(Into::into).collect(),
+            bind_address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0),
+            lookup_timeout: LOOKUP_TIMEOUT,
+            linger: Duration::ZERO,
+            lookups_per_second: LOOKUPS_PER_SECOND,
+            misses_per_client: MISSES_PER_CLIENT,
+            nodes_file: None,
+        }
+    }
+}
+
+/// A DHT client that joins in the background, and again when it falls out. It leaves when it is dropped.
 #[derive(Debug)]
 pub struct Dht {
     states: watch::Receiver<Vec<State>>,
@@ -78,6 +111,7 @@ pub struct Dht {
     health: Health,
     lookup_timeout: Duration,
     linger: Duration,
+    _leave: DropGuard,
 }
 
 /// What looking for a key on one instance after the other came to.
@@ -111,12 +145,23 @@ struct State {
 }
 
 impl Dht {
-    /// Starts joining. Returns at once; lookups wait for it within their time.
+    /// Starts joining. Returns at once; what is asked of it waits until it has joined, within its time.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with time and network.
+    pub fn join(settings: DhtSettings, hosts: Arc<dyn ResolveHost>) -> Arc<Self> {
+        Self::start(settings, hosts, CancellationToken::new())
+    }
+
+    /// The same, until `stop`.
+    // For the server, all of which ends at one time.
+    #[doc(hidden)]
     pub fn start(
         settings: DhtSettings,
         hosts: Arc<dyn ResolveHost>,
         stop: CancellationToken,
     ) -> Arc<Self> {
+        let stop = stop.child_token();
         let (sender, states) = watch::channel(vec![State::default(); INSTANCES]);
         let turns = Turns::new(settings.lookups_per_second, settings.misses_per_client);
         let dht = Arc::new(Self {
@@ -126,6 +171,7 @@ impl Dht {
             health: Health::default(),
             lookup_timeout: settings.lookup_timeout,
             linger: settings.linger,
+            _leave: stop.clone().drop_guard(),
         });
         let hosts = Arc::new(join::Hosts::new(hosts));
         let mut tasks = Vec::<BoxFuture<'static, ()>>::new();
@@ -172,6 +218,8 @@ impl Dht {
     }
 
     /// How the DHT is doing.
+    // For `pkbridge status`.
+    #[doc(hidden)]
     pub fn status(&self) -> DhtStatus {
         let instances = self
             .states
@@ -353,5 +401,41 @@ impl PutPacket for Dht {
             put.unwrap_or_else(|_| Err("it does not end".to_owned()))
                 .map_err(Failure::Dht)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::Sighting;
+
+    #[tokio::test]
+    async fn whoever_drops_it_has_left() {
+        let hosts = Arc::new(());
+        let dht = Dht::join(DhtSettings::new(["node.invalid:6881"]), hosts.clone());
+        assert!(Arc::strong_count(&hosts) > 1, "its tasks have it");
+        drop(dht);
+        let left = async {
+            while Arc::strong_count(&hosts) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), left)
+            .await
+            .unwrap();
+    }
+
+    #[test]
+    fn it_may_go_to_other_threads() {
+        fn goes<T: Send + Sync + 'static>() {}
+        goes::<(
+            Dht,
+            DhtSettings,
+            Sighting,
+            Holder,
+            Published,
+            PublishError,
+            Failure,
+        )>();
     }
 }

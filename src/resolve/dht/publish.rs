@@ -15,6 +15,7 @@ const NOTHING: u64 = 0;
 
 /// What a packet's publication came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Published {
     /// Nodes that took it.
     pub stored: u32,
@@ -24,6 +25,7 @@ pub struct Published {
 
 /// Why a packet is not published, or not known to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishError {
     /// Somebody else has published under the key since it was looked up.
     #[error("another packet, of seq {seq}, was published under this key meanwhile")]
@@ -41,8 +43,8 @@ pub enum PublishError {
     #[error("{0} DHT nodes took it, but it could not be read back")]
     NotReadBack(u32),
     /// What is there could not be looked up.
-    #[error("{0}")]
-    Lookup(Failure),
+    #[error(transparent)]
+    Lookup(#[from] Failure),
 }
 
 impl Dht {
@@ -51,7 +53,7 @@ impl Dht {
     ///
     /// # Errors
     /// If nobody could be asked.
-    pub async fn newest(&self, key: PublicKey) -> Result<Option<Sighting>, PublishError> {
+    pub async fn newest(&self, key: PublicKey) -> Result<Option<Sighting>, Failure> {
         let found = self.look_for_all(key).await?;
         Ok(found.item().cloned())
     }
@@ -96,14 +98,13 @@ impl Dht {
     }
 
     /// Looks for what nodes hold of a key, to the end.
-    async fn look_for_all(&self, key: PublicKey) -> Result<Newest, PublishError> {
+    async fn look_for_all(&self, key: PublicKey) -> Result<Newest, Failure> {
         let wanted = Wanted {
             key,
             asker: Asker::Refresh,
             known_seq: None,
         };
-        let turn = self.turns.turn(key, wanted.asker).await;
-        turn.map_err(PublishError::Lookup)?;
+        self.turns.turn(key, wanted.asker).await?;
         let deadline = Instant::now() + self.lookup_timeout;
         let mut newest = Newest::default();
         let mut see = |_| {};
@@ -111,8 +112,8 @@ impl Dht {
         match search.end {
             Ok(End::Complete | End::Poor) => Ok(newest),
             Ok(End::BrokenOff) if !newest.is_empty() => Ok(newest),
-            Ok(End::BrokenOff) => Err(PublishError::Lookup(Failure::DhtPoorMiss)),
-            Err(failure) => Err(PublishError::Lookup(failure)),
+            Ok(End::BrokenOff) => Err(Failure::DhtPoorMiss),
+            Err(failure) => Err(failure),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::pkarr::{PublicKey, SignedPacket};
 use crate::resolve::failure::Failure;
 
 /// What the resolver needs of whoever finds packets.
+#[doc(hidden)]
 pub trait FetchPacket: Send + Sync + std::fmt::Debug {
     /// Looks for the newest packet of a key. `see` is called for the first one that is found, then
     /// for each that is newer; the end comes when all nodes have answered or been given up.
@@ -18,6 +19,7 @@ pub trait FetchPacket: Send + Sync + std::fmt::Debug {
 }
 
 /// What keeping packets alive needs of whoever puts them on the network.
+#[doc(hidden)]
 pub trait PutPacket: Send + Sync + std::fmt::Debug {
     /// Puts a packet on the nodes nearest to its key; tells how many took it. It waits for its turn among
     /// the lookups.

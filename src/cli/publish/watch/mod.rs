@@ -22,7 +22,7 @@ use crate::cli::control::counted;
 use crate::cli::dht_client::DhtClient;
 use crate::cli::{fail, print};
 use crate::pkarr::{HostAddresses, SignedPacket};
-use crate::resolve::{PublishError, Published, Sighting};
+use crate::resolve::{Failure, PublishError, Published, Sighting};
 use crate::serve::systemd::{notify_ready, notify_status, notify_stopping};
 use changes::{Change, Changes};
 use choice::{Choice, choose};
@@ -100,6 +100,8 @@ enum Round {
 /// Why a round has come to nothing.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
+    #[error("it is not known what the DHT has of this key: {0}")]
+    Lookup(#[from] Failure),
     #[error("{0}")]
     Publish(#[from] PublishError),
     /// Of the addresses, or of signing.
