@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use hickory_proto::rr::{Name, RecordType};
 use pkbridge::pkarr::{
-    Lookup, NameKind, PublicKey, PublicKeyName, SignedPacket, SigningKey, Suffixes, Zone,
+    Lookup, MAX_DNS_LEN, NameKind, PublicKey, PublicKeyName, SignedPacket, SigningKey, Suffixes,
+    Zone, compose, read_zone_file,
 };
 use pkbridge::resolve::{
-    AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Names, Packets,
+    AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Holds, Names, Packets,
     Question, Resolver, Response, See, Sighting, Ttls, Wanted,
 };
 use pkbridge::serve::{AuthenticData, ServeSettings, Service, Transport};
@@ -151,6 +152,49 @@ pub(crate) fn packet(dns: &[u8]) {
                 }
             }
         }
+    }
+}
+
+/// Any bytes as the zone file of a key: what is read can be signed, and is served as it was read; what is wrong is
+/// told at a place in the file, and is safe to print.
+pub(crate) fn zone_file(text: &[u8]) {
+    let records = match read_zone_file(text, KEYS[0]) {
+        Ok(records) => records,
+        Err(errors) => {
+            assert!((1..=20).contains(&errors.iter().len()));
+            let lines = text.split(|byte| *byte == b'\n').count();
+            for error in &errors {
+                assert!((1..=lines + 1).contains(&error.line), "{error}");
+                assert!((1..=text.len() + 1).contains(&error.column), "{error}");
+                assert!(!error.message.contains(char::is_control), "{error:?}");
+            }
+            return;
+        }
+    };
+    let composed = compose(&records);
+    let sum: usize = composed.sizes.iter().sum();
+    assert_eq!(
+        (composed.sizes.len(), sum + HEADER_LEN),
+        (records.len(), composed.dns.len())
+    );
+    if composed.dns.len() <= MAX_DNS_LEN {
+        let packet = SignedPacket::sign(&SECRETS[0], 1, &composed.dns).expect("a message");
+        assert_eq!(Zone::new(&packet, TTLS.negative).records(), records);
+    }
+}
+
+/// Any bytes as a DHT node's reply to the question what it holds of a key.
+pub(crate) fn holder(reply: &[u8]) {
+    match Holds::read(KEYS[0], reply) {
+        Holds::Item(Sighting::Packet(packet)) => {
+            assert_eq!(packet.key(), KEYS[0]);
+            let bytes = |needle: &[u8]| reply.windows(needle.len()).any(|part| part == needle);
+            assert!(bytes(packet.dns()) && bytes(packet.signature()));
+        }
+        Holds::Item(Sighting::Invalid { seq, .. }) => assert!(i64::try_from(seq).is_ok()),
+        Holds::Refused(reason) => assert!(!reason.contains(char::is_control), "{reason:?}"),
+        Holds::Nothing => {}
+        Holds::Unknown => panic!("it has answered"),
     }
 }
 

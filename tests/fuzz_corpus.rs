@@ -49,6 +49,16 @@ fn seeds_of_packets() {
 }
 
 #[test]
+fn seeds_of_zone_files() {
+    replay("zone_file", checks::zone_file);
+}
+
+#[test]
+fn seeds_of_replies_of_holders() {
+    replay("holder", checks::holder);
+}
+
+#[test]
 fn seeds_of_answers() {
     replay("answer", checks::answer);
 }
