@@ -30,3 +30,21 @@ pub fn join_dht(
     let forward = CurrentForward::new(forwarding.map_err(StartError::Upstream)?);
     Ok(start_dht(&config, &Arc::new(forward), stop))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::DhtSettings;
+
+    #[test]
+    fn other_programs_get_the_settings_that_the_configuration_has() {
+        let config = Config::default().dht;
+        let settings = DhtSettings::new(&config.bootstrap);
+        assert_eq!(settings.bootstrap, config.bootstrap);
+        assert_eq!(settings.bind_address, config.bind_address);
+        assert_eq!(settings.lookup_timeout, config.lookup_timeout);
+        assert_eq!(settings.linger, config.linger);
+        assert_eq!(settings.lookups_per_second, config.max_lookups_per_second);
+        assert_eq!(settings.misses_per_client, config.max_misses_per_client);
+    }
+}

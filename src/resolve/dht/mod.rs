@@ -52,6 +52,29 @@ const MISSES_PER_CLIENT: u32 = 10;
 
 /// Resolves the names of bootstrap nodes, without the system's resolver: it may be a server that is built on
 /// this. `()` knows no names, for bootstrap nodes that are addresses.
+///
+/// ```
+/// use std::net::Ipv4Addr;
+///
+/// use futures_util::future::BoxFuture;
+/// use pkbridge::resolve::ResolveHost;
+///
+/// #[derive(Debug)]
+/// struct OwnNode;
+///
+/// impl ResolveHost for OwnNode {
+///     fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>> {
+///         Box::pin(async move {
+///             match host {
+///                 "dht.example" => vec![Ipv4Addr::new(192, 0, 2, 1)],
+///                 _ => Vec::new(),
+///             }
+///         })
+///     }
+/// }
+/// # let found = futures_util::FutureExt::now_or_never(OwnNode.resolve_host("dht.example"));
+/// # assert_eq!(found.unwrap().len(), 1);
+/// ```
 pub trait ResolveHost: Send + Sync + std::fmt::Debug {
     /// The IPv4 addresses of a host; empty if there are none or that is not known.
     fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>>;
