@@ -14,8 +14,8 @@
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // A DHT of five nodes on loopback, in the place of the public one.
-//! let network = tokio::task::spawn_blocking(|| mainline::Testnet::builder(5).build()).await??;
+//! // A DHT of ten nodes on loopback, in the place of the public one.
+//! let network = tokio::task::spawn_blocking(|| mainline::Testnet::builder(10).build()).await??;
 //! let dht = Dht::join(DhtSettings::new(&network.bootstrap), Arc::new(()));
 //!
 //! // The owner of a name: 32 bytes from the system's random number generator, in earnest.

@@ -262,6 +262,9 @@ async function main () {
         console.log(`FAILED ${name}: ${error.stack}`)
       }
     }
+  } catch (error) {
+    failed++
+    console.log(`FAILED before the checks: ${error.stack}`)
   } finally {
     await bridge.close()
     await network.close()

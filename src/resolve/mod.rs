@@ -11,7 +11,7 @@
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // On loopback, in the place of the public DHT.
-//! let network = tokio::task::spawn_blocking(|| mainline::Testnet::builder(5).build()).await??;
+//! let network = tokio::task::spawn_blocking(|| mainline::Testnet::builder(10).build()).await??;
 //! let mut settings = DhtSettings::new(&network.bootstrap);
 //! settings.lookup_timeout = Duration::from_secs(10);
 //! let dht = Dht::join(settings, Arc::new(()));
