@@ -56,10 +56,12 @@ const ARROWS: [(&str, &[&str]); 13] = [
 ];
 
 /// Paths that only these modules may name. A place is a module: a file, or a directory of them.
-const ONLY_IN: [(&str, &[&str]); 11] = [
+const ONLY_IN: [(&str, &[&str]); 13] = [
     // The DHT library; the demo has its loopback network as well.
     ("mainline", &["resolve/dht", "cli/demo"]),
     ("redb", &["resolve/store"]),
+    ("hyper", &["resolve/relays"]),
+    ("hyper_util", &["resolve/relays"]),
     ("hickory_server", &["serve/admit"]),
     ("hickory_resolver", &["resolve/system", "resolve/recurse"]),
     ("ed25519_dalek", &["pkarr"]),

@@ -152,12 +152,17 @@ async fn look(config: Config, name: &PublicKeyName) -> (Verdict, Vec<Holder>) {
         Holds::Item(item) => Some(item.clone()),
         Holds::Refused(_) | Holds::Nothing | Holds::Unknown => None,
     });
-    let newest = newest.into_iter().chain(held).reduce(newer);
+    let newest = newest
+        .into_iter()
+        .chain(held)
+        .reduce(|one, other| if other.replaces(&one) { other } else { one });
     let verdict = match (newest, ending) {
         (Some(Sighting::Packet(packet)), ending) => Verdict::Packet(packet, doubt(&ending)),
         (Some(Sighting::Invalid { seq, reason }), _) => Verdict::Invalid { seq, reason },
         (None, Ending::Complete(_)) => Verdict::Absent,
-        (None, Ending::Poor) => Verdict::Failure(Failure::DhtPoorMiss.to_string()),
+        (None, Ending::Poor | Ending::Relayed) => {
+            Verdict::Failure(Failure::DhtPoorMiss.to_string())
+        }
         (None, Ending::Failed(failure)) => Verdict::Failure(failure.to_string()),
     };
     (verdict, holders)
@@ -175,21 +180,11 @@ async fn newest(dht: &Dht, name: &PublicKeyName) -> (Option<Sighting>, Ending) {
     (newest, ending)
 }
 
-/// The newer of two: as the resolver has it, on a tie a packet wins over what is none.
-fn newer(one: Sighting, other: Sighting) -> Sighting {
-    let is_newer = match (&other, &one) {
-        (Sighting::Packet(other), Sighting::Packet(one)) => other.is_newer_than(one),
-        (Sighting::Packet(_), Sighting::Invalid { .. }) => other.seq() >= one.seq(),
-        (Sighting::Invalid { .. }, _) => other.seq() > one.seq(),
-    };
-    if is_newer { other } else { one }
-}
-
 /// Why there may be a newer packet than the one that was found.
 fn doubt(ending: &Ending) -> Option<String> {
     match ending {
         Ending::Complete(_) => None,
-        Ending::Poor => Some("too few DHT nodes answered".to_owned()),
+        Ending::Poor | Ending::Relayed => Some("too few DHT nodes answered".to_owned()),
         Ending::Failed(failure) => Some(failure.to_string()),
     }
 }

@@ -150,6 +150,9 @@ pub(super) const MISSES_PER_CLIENT: NumberLimit<u32> = NumberLimit {
     max: 1000,
 };
 
+/// `relays.urls`: at most 8, all of which are asked for the same keys.
+pub(super) const RELAYS_MAX: usize = 8;
+
 /// `keep-alive.keys`: at most 128. One after the other they take some seconds each, and all of them must have
 /// had their turn within the shortest interval.
 pub(super) const KEEP_ALIVE_MAX: usize = 128;

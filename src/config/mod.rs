@@ -19,8 +19,8 @@ use std::path::Path;
 pub use error::{ConfigError, Problem};
 pub use settings::{
     Access, AuthenticData, Cache, Config, Control, Delegation, Dht, ForwardRule, KeepAlive, Listen,
-    LocalRecord, Log, Names, Rebinding, RebindingGuard, SearchDomains, State, Strategy, Upstream,
-    UpstreamMode,
+    LocalRecord, Log, Names, Rebinding, RebindingGuard, Relays, SearchDomains, State, Strategy,
+    Upstream, UpstreamMode,
 };
 pub use values::{bootstrap_node, format_duration, parse_duration};
 

@@ -8,7 +8,7 @@ use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
 
 use super::limits;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, RelayUrl};
 use crate::pkarr::PublicKey;
 
 /// All settings of the daemon.
@@ -32,6 +32,8 @@ pub struct Config {
     pub rebinding: Rebinding,
     /// The Mainline DHT, which holds the signed packets of public keys.
     pub dht: Dht,
+    /// Pkarr relays, which are asked beside the DHT.
+    pub relays: Relays,
     /// Keys whose packets are put on the DHT again.
     pub keep_alive: KeepAlive,
     /// The caches of answers and packets.
@@ -224,6 +226,13 @@ pub struct Dht {
     pub max_misses_per_client: u32,
 }
 
+/// The table `[relays]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relays {
+    /// The relays, without duplicates; none by default.
+    pub urls: Vec<RelayUrl>,
+}
+
 /// The table `[keep-alive]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeepAlive {
@@ -337,6 +346,7 @@ impl Default for Config {
                 max_lookups_per_second: limits::LOOKUPS_PER_SECOND.default,
                 max_misses_per_client: limits::MISSES_PER_CLIENT.default,
             },
+            relays: Relays { urls: Vec::new() },
             keep_alive: KeepAlive {
                 keys: Vec::new(),
                 interval: limits::KEEP_ALIVE_INTERVAL.default,

@@ -77,7 +77,7 @@ fn the_shipped_file_has_every_key_below_a_comment() {
         }
     }
     assert_eq!(found, keys().collect::<Vec<_>>());
-    assert_eq!(found.len(), 48);
+    assert_eq!(found.len(), 49);
 }
 
 #[test]
@@ -139,6 +139,8 @@ fn every_key_has_an_effect() {
         linger = "30ms"
         max-lookups-per-second = 1000
         max-misses-per-client = 1
+        [relays]
+        urls = ["https://Relay.example/a/", "http://127.0.0.1:6881"]
         [keep-alive]
         keys = ["O4dksfbqk85ogzdb5osziw6befigbuxmuxkuxq8434q89uj56uyy"]
         interval = "90m"
@@ -246,6 +248,11 @@ fn every_key_has_an_effect() {
             max_lookups_per_second: 1000,
             max_misses_per_client: 1,
         },
+        relays: Relays {
+            urls: ["https://relay.example/a", "http://127.0.0.1:6881"]
+                .map(|url| url.parse().unwrap())
+                .to_vec(),
+        },
         keep_alive: KeepAlive {
             keys: vec![values::EXAMPLE_KEY.parse().unwrap()],
             interval: second(5400),
@@ -326,8 +333,8 @@ fn unknown_names_are_refused_with_the_nearest() {
             "[metrics]",
             &[
                 "f:1:2: [metrics]: unknown table \"metrics\"; the tables are listen, access, names, \
-               delegation, upstream, forward, records, rebinding, dht, keep-alive, cache, state, control, \
-               log",
+               delegation, upstream, forward, records, rebinding, dht, relays, keep-alive, cache, state, \
+               control, log",
             ],
         ),
         (

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::limits::{self, DurationLimit};
 use super::{AuthenticData, RebindingGuard, SearchDomains, Strategy, UpstreamMode};
-use crate::endpoint::{Endpoint, domain_name, host_name, plain_address};
+use crate::endpoint::{Endpoint, RelayUrl, domain_name, host_name, plain_address};
 use crate::pkarr::PublicKey;
 
 /// Reads a duration such as `5s`, `300ms` or `1h30m`: numbers, each with one of the units ms, s, m,
@@ -146,6 +146,12 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
 
 /// A server to forward to.
 pub(super) fn upstream_server(text: &str) -> Result<Endpoint, String> {
+    text.parse()
+        .map_err(|fault| format!("{} {fault}", quoted(text)))
+}
+
+/// A Pkarr relay.
+pub(super) fn relay(text: &str) -> Result<RelayUrl, String> {
     text.parse()
         .map_err(|fault| format!("{} {fault}", quoted(text)))
 }

@@ -1,7 +1,8 @@
 //! How an upstream resolver is reached, and the ways to write that down: an address, a URL, a DNS
-//! stamp.
+//! stamp. The same of a Pkarr relay, which is a URL.
 
 mod host;
+mod relay;
 mod stamp;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use data_encoding::BASE64;
 
 pub(crate) use host::{domain_name, host_name, plain_address};
+pub use relay::RelayUrl;
 
 /// Longest text of an endpoint: 4096 characters, which take a stamp with some eighty hashes.
 const MAX_CHARS: usize = 4096;

@@ -68,8 +68,21 @@ pub(super) fn parse(scheme: &str, rest: &str) -> Result<Endpoint, String> {
             ),
         };
     }
+    read_trust(&mut endpoint, options, name)?;
+    Ok(endpoint)
+}
+
+/// Reads what stands behind "?" and "#" of an encrypted server.
+///
+/// # Errors
+/// What is wrong with it and what would be right.
+pub(super) fn read_trust(
+    endpoint: &mut Endpoint,
+    options: Option<&str>,
+    name: Option<&str>,
+) -> Result<(), String> {
     for option in options.into_iter().flat_map(|options| options.split('&')) {
-        read_option(option, &mut endpoint)?;
+        read_option(option, endpoint)?;
     }
     if let Some(name) = name {
         let name = server_name(name).map_err(|_| {
@@ -78,7 +91,7 @@ pub(super) fn parse(scheme: &str, rest: &str) -> Result<Endpoint, String> {
         })?;
         endpoint.tls_name = Some(name).filter(|name| endpoint.host != Host::Name(name.clone()));
     }
-    Ok(endpoint)
+    Ok(())
 }
 
 /// DNS over HTTPS at a path, which may be missing.
@@ -89,13 +102,12 @@ pub(super) fn https(path: &str, http3: bool) -> Result<Transport, String> {
     if path.contains('{') {
         return Err("has a template in its path; leave out \"{?dns}\"".to_owned());
     }
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%".contains(c);
     match path {
         "" => Ok(Transport::Https {
             path: DEFAULT_PATH.to_owned(),
             http3,
         }),
-        _ if path.starts_with('/') && path.chars().all(is_allowed) => Ok(Transport::Https {
+        _ if is_path(path) => Ok(Transport::Https {
             path: path.to_owned(),
             http3,
         }),
@@ -103,6 +115,12 @@ pub(super) fn https(path: &str, http3: bool) -> Result<Transport, String> {
             "has a path that no URL can have; write one such as \"{DEFAULT_PATH}\""
         )),
     }
+}
+
+/// Whether it is a path of a URL that begins at its root (RFC 3986 section 3.3).
+pub(super) fn is_path(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%".contains(c);
+    text.starts_with('/') && text.chars().all(is_allowed)
 }
 
 fn read_option(option: &str, endpoint: &mut Endpoint) -> Result<(), String> {
@@ -137,7 +155,7 @@ fn read_option(option: &str, endpoint: &mut Endpoint) -> Result<(), String> {
 }
 
 /// Splits at the first `mark`, if there is one.
-fn split_at(text: &str, mark: char) -> (&str, Option<&str>) {
+pub(super) fn split_at(text: &str, mark: char) -> (&str, Option<&str>) {
     match text.split_once(mark) {
         Some((before, after)) => (before, Some(after)),
         None => (text, None),

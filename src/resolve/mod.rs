@@ -62,8 +62,10 @@ mod places;
 mod query;
 mod rebinding;
 mod recurse;
+mod relays;
 mod response;
 mod rewrite;
+mod sources;
 mod store;
 mod system;
 mod upstream;
@@ -106,7 +108,11 @@ pub use rebinding::RebindingGuard;
 #[doc(hidden)]
 pub use recurse::{Recursive, RecursiveSettings, read_root_hints, root_servers};
 #[doc(hidden)]
+pub use relays::{Policy, Relay, RelayError, Relays};
+#[doc(hidden)]
 pub use response::Response;
+#[doc(hidden)]
+pub use sources::Sources;
 #[doc(hidden)]
 pub use store::{Remembered, Store, StoreHealth, StoreSettings, StoreState, StoredPacket};
 #[doc(hidden)]

@@ -1,7 +1,7 @@
 //! What the system's configuration says: the resolvers of `/etc/resolv.conf` that are not pkbridge,
-//! and the names of DHT nodes, which must not be asked of the system.
+//! and the names of DHT nodes and relays, which must not be asked of the system.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -60,7 +60,7 @@ fn is_local(mut address: SocketAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind(address).is_ok()
 }
 
-/// Resolves the names of DHT nodes through the upstreams, which see no public-key name.
+/// Resolves the names of DHT nodes and relays through the upstreams, which see no public-key name.
 #[derive(Debug)]
 pub struct HostsByForwarding {
     /// Who is asked.
@@ -69,39 +69,67 @@ pub struct HostsByForwarding {
     pub suffixes: Suffixes,
 }
 
+impl HostsByForwarding {
+    /// The addresses of a host: IPv6 and IPv4 together.
+    ///
+    /// # Errors
+    /// A text, if none is known.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        let (v6, v4) = tokio::join!(
+            self.ask(host, RecordType::AAAA, |rdata| {
+                Some(Ipv6Addr::from(<[u8; 16]>::try_from(rdata).ok()?).into())
+            }),
+            self.ask(host, RecordType::A, |rdata| ipv4(rdata).map(IpAddr::V4)),
+        );
+        match (v6, v4) {
+            (Err(error), Err(_)) => Err(error),
+            (v6, v4) => Ok([v6.unwrap_or_default(), v4.unwrap_or_default()].concat()),
+        }
+    }
+
+    /// The data of a host's records of a type.
+    async fn ask<T>(
+        &self,
+        host: &str,
+        rtype: RecordType,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, String> {
+        let mut name = Name::from_ascii(host).map_err(|error| error.to_string())?;
+        name.set_fqdn(true);
+        if self.suffixes.classify(&name) != NameKind::Ordinary {
+            return Err("it is a public-key name, which is asked of nobody".to_owned());
+        }
+        let question = Question {
+            name: name.to_lowercase(),
+            rtype,
+            dnssec_ok: false,
+            checking_disabled: false,
+        };
+        let response = self.forward.forward(&question).await;
+        let response = response.map_err(|failure| failure.to_string())?;
+        let records = response.layout.section(Section::Answer);
+        Ok(records
+            .filter(|record| record.rtype == u16::from(rtype))
+            .filter_map(|record| response.wire.get(record.rdata.clone()))
+            .filter_map(read)
+            .collect())
+    }
+}
+
 impl ResolveHost for HostsByForwarding {
     fn resolve_host<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Vec<Ipv4Addr>> {
         Box::pin(async move {
-            let Ok(mut name) = Name::from_ascii(host) else {
-                return Vec::new();
-            };
-            name.set_fqdn(true);
-            if self.suffixes.classify(&name) != NameKind::Ordinary {
-                tracing::warn!("a DHT node has a public-key name, which is asked of nobody");
-                return Vec::new();
-            }
-            let question = Question {
-                name: name.to_lowercase(),
-                rtype: RecordType::A,
-                dnssec_ok: false,
-                checking_disabled: false,
-            };
-            match self.forward.forward(&question).await {
-                Ok(response) => response
-                    .layout
-                    .section(Section::Answer)
-                    .filter(|record| record.rtype == u16::from(RecordType::A))
-                    .filter_map(|record| response.wire.get(record.rdata.clone()))
-                    .filter_map(|rdata| <[u8; 4]>::try_from(rdata).ok())
-                    .map(Ipv4Addr::from)
-                    .collect(),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot resolve the name of a DHT node");
-                    Vec::new()
-                }
-            }
+            let addresses = self.ask(host, RecordType::A, ipv4).await;
+            addresses.unwrap_or_else(|error| {
+                tracing::debug!(host, error, "cannot resolve the name of a DHT node");
+                Vec::new()
+            })
         })
     }
+}
+
+fn ipv4(rdata: &[u8]) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(rdata).map(Ipv4Addr::from).ok()
 }
 
 #[cfg(test)]

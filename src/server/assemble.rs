@@ -9,11 +9,12 @@ use super::StartError;
 use super::control::Parts;
 use super::forwarding::{self, CurrentForward};
 use crate::config::{self, Config, SearchDomains};
+use crate::endpoint::RelayUrl;
 use crate::pkarr::Suffixes;
 use crate::resolve::{
     AnswerCache, Dht, DhtSettings, HoldTimes, HostsByForwarding, KeepAlive, KeepAliveSettings,
-    LocalRecord, LocalRecords, Names, Packets, RebindingGuard, Resolver, Reuse, Store,
-    StoreSettings, Ttls,
+    LocalRecord, LocalRecords, Names, Packets, RebindingGuard, Relays, Resolver, Reuse, Sources,
+    Store, StoreSettings, Tls, Ttls,
 };
 use crate::serve::{AuthenticData, ServeSettings, Service};
 
@@ -40,11 +41,32 @@ pub(super) fn start_dht(
         misses_per_client: config.dht.max_misses_per_client,
         nodes_file: directory.map(|directory| directory.join(NODES_FILE)),
     };
-    let hosts = HostsByForwarding {
+    Dht::start(settings, hosts(config, forward), stop)
+}
+
+/// Who knows the addresses of DHT nodes and relays that are given by name.
+fn hosts(config: &Config, forward: &Arc<CurrentForward>) -> Arc<HostsByForwarding> {
+    Arc::new(HostsByForwarding {
         forward: forward.clone(),
         suffixes: Suffixes::new(&config.names.suffixes),
-    };
-    Dht::start(settings, Arc::new(hosts), stop)
+    })
+}
+
+/// The relays at `urls`.
+///
+/// # Errors
+/// If the file of certificate authorities cannot be used.
+pub(super) fn relays(
+    config: &Config,
+    urls: &[RelayUrl],
+    forward: &Arc<CurrentForward>,
+) -> Result<Relays, StartError> {
+    if urls.is_empty() {
+        return Ok(Relays::default());
+    }
+    let tls = Tls::new(config.upstream.ca_file.as_deref());
+    let tls = tls.map_err(|error| StartError::Upstream(error.to_string()))?;
+    Ok(Relays::new(urls, &tls, &hosts(config, forward)))
 }
 
 pub(super) fn open_store(config: &Config) -> Option<Arc<Store>> {
@@ -92,7 +114,12 @@ pub(super) fn answers(config: &Config) -> AnswerCache {
     })
 }
 
-pub(super) fn packets(config: &Config, dht: &Arc<Dht>, store: Option<&Arc<Store>>) -> Arc<Packets> {
+pub(super) fn packets(
+    config: &Config,
+    dht: &Arc<Dht>,
+    relays: Relays,
+    store: Option<&Arc<Store>>,
+) -> Arc<Packets> {
     let times = HoldTimes {
         min: config.dht.packet_min_ttl.max(config.cache.min_ttl),
         max: config.cache.max_ttl,
@@ -102,7 +129,7 @@ pub(super) fn packets(config: &Config, dht: &Arc<Dht>, store: Option<&Arc<Store>
         stale_wait: config.cache.stale_wait,
     };
     Packets::new(
-        dht.clone(),
+        Arc::new(Sources::new(Arc::clone(dht), relays)),
         store.map(Arc::clone),
         packets_max_bytes(config),
         times,
@@ -198,6 +225,7 @@ pub(super) fn have_same_answers(before: &Config, now: &Config) -> bool {
         records,
         rebinding,
         dht: _,
+        relays: _,
         keep_alive: _,
         cache,
         state: _,

@@ -27,7 +27,8 @@ use crate::resolve::Dht;
 use crate::serve::systemd::{self, Inherited};
 use crate::serve::{CurrentService, Places, UdpThreads, serve_tcp};
 use assemble::{
-    answers, have_same_answers, keep_alive, local_records, open_store, packets, service, start_dht,
+    answers, have_same_answers, keep_alive, local_records, open_store, packets, relays, service,
+    start_dht,
 };
 use control::{CurrentParts, Parts};
 use forwarding::{CurrentForward, forwarding};
@@ -146,12 +147,13 @@ impl Server {
         let forwarding = forwarding(&config, options.resolv_conf.as_deref(), &listening)
             .map_err(StartError::Upstream)?;
         let forward = Arc::new(CurrentForward::new(forwarding));
+        let relays = relays(&config, &config.relays.urls, &forward)?;
         let dht_stop = CancellationToken::new();
         let dht = start_dht(&config, &forward, dht_stop.clone());
         if let Some(store) = &store {
             store.wait_until_open(STORE_PATIENCE);
         }
-        let packets = packets(&config, &dht, store.as_ref());
+        let packets = packets(&config, &dht, relays, store.as_ref());
         let parts = Parts {
             started: Instant::now(),
             suffixes: Suffixes::new(&config.names.suffixes),
@@ -287,6 +289,7 @@ impl Server {
             .collect();
         let forwarding = forwarding(&config, self.resolv_conf.as_deref(), &listening)
             .map_err(StartError::Upstream)?;
+        let relays = relays(&config, &config.relays.urls, &self.forward)?;
 
         let dht_changed =
             config.dht != self.config.dht || config.state.directory != self.config.state.directory;
@@ -304,8 +307,11 @@ impl Server {
         } else {
             before.store.clone()
         };
-        let packets = if dht_changed || store_changed || config.cache != self.config.cache {
-            let packets = packets(&config, &dht, store.as_ref());
+        let relays_changed = config.relays != self.config.relays
+            || config.upstream.ca_file != self.config.upstream.ca_file;
+        let changed = dht_changed || store_changed || relays_changed;
+        let packets = if changed || config.cache != self.config.cache {
+            let packets = packets(&config, &dht, relays, store.as_ref());
             packets.take_over(&before.packets);
             packets
         } else {

@@ -10,7 +10,7 @@ use super::super::values::{self, format_duration, quoted};
 use super::super::{Config, UpstreamMode};
 use super::kinds::Value;
 use super::{Fault, key_path};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Host};
 use crate::pkarr::{NameKind, Suffixes};
 
 /// Finds the contradictions; a setting that has been refused is in none.
@@ -28,6 +28,7 @@ pub(super) fn check(root: &DeTable<'_>, config: &Config, faults: &mut Vec<Fault>
     check_rules(root, &suffixes, faults);
     check_records(root, &suffixes, faults);
     check_nodes(root, &suffixes, faults);
+    check_relays(root, &suffixes, faults);
 }
 
 /// The value of a key, if the file has it.
@@ -280,6 +281,26 @@ fn check_nodes(root: &DeTable<'_>, suffixes: &Suffixes, faults: &mut Vec<Fault>)
                 "{} {reason}, and cannot be asked for before the DHT is joined; write another \
                  name, or the address",
                 quoted(&node)
+            );
+            faults.push(Fault::new(element.span().start, &key, message));
+        }
+    }
+}
+
+/// Refuses relays whose names would have to be asked of an upstream, which must not see them.
+fn check_relays(root: &DeTable<'_>, suffixes: &Suffixes, faults: &mut Vec<Fault>) {
+    let key = key_path("[relays]", "urls");
+    for element in elements(find(root, "relays", "urls")) {
+        let relay = element.get_ref().as_str().map(values::relay);
+        let Some(Ok(relay)) = relay else {
+            continue;
+        };
+        if let Host::Name(host) = &relay.server.host
+            && let Some(reason) = not_ordinary(host, suffixes)
+        {
+            let message = format!(
+                "the host of {relay} {reason}, and the relay would be needed to find it; write another \
+                 name, or the address"
             );
             faults.push(Fault::new(element.span().start, &key, message));
         }

@@ -244,6 +244,14 @@ pub(in crate::config) const TABLES: &[Table] = &[
         ]),
     },
     Table {
+        name: "relays",
+        keys: Keys::Table(&[key("urls", |value, config| {
+            let relays = list(value, "https://relay.example", values::relay)?;
+            let relays = at_most(limits::RELAYS_MAX, "relays", value, relays);
+            assign(&mut config.relays.urls, relays)
+        })]),
+    },
+    Table {
         name: "keep-alive",
         keys: Keys::Table(&[
             key("keys", |value, config| {

@@ -515,6 +515,42 @@ fn a_node_of_the_dht_has_no_public_key_name() {
 }
 
 #[test]
+fn relays_are_checked_and_bounded() {
+    let fault = "and the relay would be needed to find it; write another name, or the address";
+    let text = format!(
+        "names.suffixes = [\"key\"]\n[relays]\nurls = [\n\"https://relay.key\",\n\"https://a.{KEY}\",\n\
+         \"http://relay.example\",\n\"https://relay.example/\",\n\"https://RELAY.example\"]"
+    );
+    assert_refused(&[(
+        &text,
+        &[
+            &format!(
+                "f:4:1: [relays].urls: the host of https://relay.key is under the suffix \"key\" of \
+                 public keys, {fault}"
+            ),
+            &format!(
+                "f:5:1: [relays].urls: \"https://a.{KEY}\" has a host with the label \"{KEY}\", which is \
+                 a public key; such a name is never sent to another resolver, so that its address would \
+                 not be found"
+            ),
+            "f:6:1: [relays].urls: \"http://relay.example\" would tell everybody on the way which keys \
+             are asked for; write https://, or the loopback or private address of a relay of one's own, as \
+             in http://127.0.0.1:6881",
+            "f:8:1: [relays].urls: \"https://RELAY.example\" is listed twice; leave one out",
+        ],
+    )]);
+    let relays = |count| {
+        format!(
+            "relays.urls = {}",
+            list(count, |n| format!("https://r{n}.example"))
+        )
+    };
+    assert_eq!(parse(&relays(8)).relays.urls.len(), 8);
+    let refused = "f:1:15: [relays].urls: 9 relays are listed; list at most 8";
+    assert_refused(&[(&relays(9), &[refused])]);
+}
+
+#[test]
 fn keys_that_are_kept_alive_are_checked_and_bounded() {
     let key = values::EXAMPLE_KEY;
     let config = parse(&format!("keep-alive.keys = [\"pk:{key}\"]"));

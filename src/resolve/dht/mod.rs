@@ -284,10 +284,26 @@ impl Dht {
         asked.map_err(|error| Failure::Dht(error.to_string()))
     }
 
-    async fn look_up(&self, wanted: Wanted, see: &mut See<'_>) -> Ending {
-        if let Err(failure) = self.turns.turn(wanted.key, wanted.asker).await {
-            return Ending::Failed(failure);
-        }
+    /// Whether it has nodes to ask.
+    pub(super) fn has_joined(&self) -> bool {
+        self.states.borrow().iter().any(|state| state.joined)
+    }
+
+    /// Waits until a lookup may start.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub(super) async fn turn(&self, wanted: Wanted) -> Result<(), Failure> {
+        self.turns.turn(wanted.key, wanted.asker).await
+    }
+
+    /// Takes in that a lookup has found nothing although somebody answered.
+    pub(super) fn missed(&self, asker: Asker) {
+        self.turns.missed(asker);
+    }
+
+    /// Looks for a packet, in its turn; tells how that ended, and whether nodes answered.
+    pub(super) async fn look_up(&self, wanted: Wanted, see: &mut See<'_>) -> (Ending, bool) {
         self.health.started();
         let deadline = Instant::now() + self.lookup_timeout;
         let mut newest = Newest::default();
@@ -308,11 +324,7 @@ impl Dht {
             Err(failure) => (Ending::Failed(failure), Outcome::Failed),
         };
         self.health.ended(outcome);
-        // Where nobody answers the client is not to blame.
-        if newest.is_empty() && search.answered > 0 {
-            self.turns.missed(wanted.asker);
-        }
-        ending
+        (ending, search.answered > 0)
     }
 
     /// Looks on one instance, and on another if too few nodes answered there.
@@ -405,7 +417,22 @@ impl Dht {
 
 impl FetchPacket for Dht {
     fn fetch<'a>(&'a self, wanted: Wanted, see: &'a mut See<'_>) -> BoxFuture<'a, Ending> {
-        Box::pin(self.look_up(wanted, see))
+        Box::pin(async move {
+            if let Err(failure) = self.turn(wanted).await {
+                return Ending::Failed(failure);
+            }
+            let mut is_found = false;
+            let mut see = |sighting| {
+                is_found = true;
+                see(sighting);
+            };
+            let (ending, is_answered) = self.look_up(wanted, &mut see).await;
+            // Where nobody answers the client is not to blame.
+            if is_answered && !is_found {
+                self.missed(wanted.asker);
+            }
+            ending
+        })
     }
 
     fn also_wanted(&self, key: PublicKey, asker: Asker) {

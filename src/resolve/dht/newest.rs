@@ -41,22 +41,21 @@ impl Newest {
             self.holders.newest = self.holders.newest.saturating_add(1);
             return;
         }
-        let sighting = match SignedPacket::verify(key, item.signature(), seq, item.value()) {
-            Ok(packet) => Sighting::Packet(packet),
+        let verified = SignedPacket::verify(key, item.signature(), seq, item.value());
+        if let Err(error) = &verified {
+            self.refuse(kind(error));
+        }
+        let sighting = match Sighting::of(seq, verified) {
+            Ok(sighting) => sighting,
             Err(error) => {
-                self.refuse(kind(&error));
-                if !error.is_signed() {
-                    tracing::debug!(%key, %error, "a DHT item is refused");
-                    return;
-                }
-                let reason = error.to_string();
-                Sighting::Invalid { seq, reason }
+                tracing::debug!(%key, %error, "a DHT item is refused");
+                return;
             }
         };
         if self
             .item
             .as_ref()
-            .is_none_or(|newest| replaces(&sighting, newest))
+            .is_none_or(|newest| sighting.replaces(newest))
         {
             if let Some(replaced) = &self.item {
                 self.older(replaced.seq(), self.holders.newest);
@@ -118,15 +117,6 @@ impl Newest {
 
     fn refuse(&mut self, reason: &'static str) {
         *self.refused.entry(reason).or_default() += 1;
-    }
-}
-
-/// The higher sequence number wins; on a tie a packet wins over what is none, then the greater bytes.
-fn replaces(new: &Sighting, old: &Sighting) -> bool {
-    match (new, old) {
-        (Sighting::Packet(new), Sighting::Packet(old)) => new.is_newer_than(old),
-        (Sighting::Packet(_), Sighting::Invalid { .. }) => new.seq() >= old.seq(),
-        (Sighting::Invalid { .. }, _) => new.seq() > old.seq(),
     }
 }
 

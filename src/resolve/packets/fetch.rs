@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use futures_util::future::BoxFuture;
 
-use crate::pkarr::{PublicKey, SignedPacket};
+use crate::pkarr::{PacketError, PublicKey, SignedPacket};
 use crate::resolve::failure::Failure;
 
 /// What the resolver needs of whoever finds packets.
@@ -79,6 +79,31 @@ pub enum Sighting {
 }
 
 impl Sighting {
+    /// What somebody gave for an item of `seq`, as its verification came out.
+    ///
+    /// # Errors
+    /// If the key has not signed it.
+    pub fn of(seq: u64, verified: Result<SignedPacket, PacketError>) -> Result<Self, PacketError> {
+        match verified {
+            Ok(packet) => Ok(Self::Packet(packet)),
+            Err(error) if error.is_signed() => {
+                let reason = error.to_string();
+                Ok(Self::Invalid { seq, reason })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it takes the place of `other`: the higher sequence number wins; on a tie a packet wins over
+    /// what is none, then the greater bytes.
+    pub fn replaces(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Packet(new), Self::Packet(old)) => new.is_newer_than(old),
+            (Self::Packet(_), Self::Invalid { .. }) => self.seq() >= other.seq(),
+            (Self::Invalid { .. }, _) => self.seq() > other.seq(),
+        }
+    }
+
     /// Its sequence number.
     pub fn seq(&self) -> u64 {
         match self {
@@ -93,6 +118,9 @@ impl Sighting {
 pub enum Ending {
     /// Enough nodes answered to know what there is.
     Complete(Holders),
+    /// Too few nodes answered, or none; what was seen was given by a relay, whose word is all that can be
+    /// had.
+    Relayed,
     /// So few nodes answered that there may be what was not seen.
     Poor,
     /// There was no lookup, or it broke off: there may be something newer than what was seen.

@@ -65,7 +65,7 @@ pub struct Held {
     pub is_provisional: bool,
     /// The store has told that it has no newer one.
     pub(super) is_checked: bool,
-    /// How many nodes held it when a lookup was last at its end.
+    /// How many nodes held it when a lookup was last at its end; `None` if they could not be asked.
     pub holders: Option<Holders>,
     /// When it was last given to the store; `None` if that was before the start.
     pub(super) saved: Option<Instant>,
@@ -87,7 +87,12 @@ impl Held {
     }
 
     /// The same packet, when its lookup is at its end.
-    pub(super) fn confirmed(&self, holders: Holders, times: &HoldTimes, now: Instant) -> Self {
+    pub(super) fn confirmed(
+        &self,
+        holders: Option<Holders>,
+        times: &HoldTimes,
+        now: Instant,
+    ) -> Self {
         let time = hold_time(&self.packet, times);
         // The TTLs of one that was provisional count from when it was found.
         let fetched = if self.is_provisional {
@@ -96,7 +101,7 @@ impl Held {
             now
         };
         Self {
-            holders: Some(holders),
+            holders,
             saved: self.saved,
             ..Self::new(
                 self.packet.clone(),

@@ -390,7 +390,10 @@ impl Packets {
         let now = Instant::now();
         let why = match (seen, ending) {
             (Seen::Packet(held), Ending::Complete(holders)) if before.is_checked() => {
-                return Known::Packet(self.confirm(&held, holders, now));
+                return Known::Packet(self.confirm(&held, Some(holders), now));
+            }
+            (Seen::Packet(held), Ending::Relayed) if before.is_checked() => {
+                return Known::Packet(self.confirm(&held, None, now));
             }
             // It broke off, or a newer one may be in the store, which does not answer: what was found is
             // believed for as short as before.
@@ -402,14 +405,15 @@ impl Packets {
                 Why::Failed(Failure::OnlyOlderPackets(seq))
             }
             (Seen::Nothing, Ending::Complete(_)) => Why::Absent,
-            (Seen::Nothing, Ending::Poor) => Why::Failed(Failure::DhtPoorMiss),
+            (Seen::Nothing, Ending::Poor | Ending::Relayed) => Why::Failed(Failure::DhtPoorMiss),
             (Seen::Nothing, Ending::Failed(failure)) => Why::Failed(failure),
         };
         self.remember(key, before, why, now)
     }
 
-    /// The network has this packet and none that is newer: its time starts.
-    fn confirm(&self, held: &Arc<Held>, holders: Holders, now: Instant) -> Arc<Held> {
+    /// The network has this packet and none that is newer, or only relays can be asked and have it: its
+    /// time starts.
+    fn confirm(&self, held: &Arc<Held>, holders: Option<Holders>, now: Instant) -> Arc<Held> {
         let mut confirmed = held.confirmed(holders, &self.times, now);
         confirmed.is_checked = true;
         let is_recent = |saved| now.saturating_duration_since(saved) < SAVE_AGAIN;

@@ -29,6 +29,11 @@ use loops::Loops;
 use server::Server;
 
 pub use link::{Tls, TrustError};
+// A relay is connected to in the same way.
+pub(super) use link::{
+    CONNECT_TIMEOUT, LinkError, MAX_HEADERS_LEN, TlsClient, authority, connect_tcp, connect_tls,
+    in_order, race,
+};
 
 /// What the resolver needs of whoever answers ordinary names.
 pub trait Forward: Send + Sync + std::fmt::Debug {

@@ -21,7 +21,7 @@ use crate::endpoint::{Endpoint, Host, Transport};
 
 /// How long connecting to one address may take, handshakes and all: two lost packets, or a server far
 /// away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(in crate::resolve) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an address may take before the next is tried beside it (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses of one host that are tried, of those that are given and of those that are found.
@@ -116,14 +116,14 @@ impl Dialer {
     }
 }
 
-async fn connect_tcp(server: SocketAddr) -> Result<TcpStream, LinkError> {
+pub(in crate::resolve) async fn connect_tcp(server: SocketAddr) -> Result<TcpStream, LinkError> {
     let failed = |error: std::io::Error| LinkError::Connect(error.to_string());
     let stream = TcpStream::connect(server).await.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     Ok(stream)
 }
 
-async fn connect_tls(
+pub(in crate::resolve) async fn connect_tls(
     server: SocketAddr,
     tls: &TlsClient,
 ) -> Result<TlsStream<TcpStream>, LinkError> {
@@ -135,7 +135,10 @@ async fn connect_tls(
 
 /// The addresses in the order in which they are tried: the one that worked last, then IPv6 and IPv4
 /// in turn (RFC 8305 section 4).
-fn in_order(addresses: &[SocketAddr], preferred: Option<SocketAddr>) -> Vec<SocketAddr> {
+pub(in crate::resolve) fn in_order(
+    addresses: &[SocketAddr],
+    preferred: Option<SocketAddr>,
+) -> Vec<SocketAddr> {
     let mut order: Vec<SocketAddr> = addresses
         .iter()
         .copied()
@@ -164,7 +167,7 @@ fn in_order(addresses: &[SocketAddr], preferred: Option<SocketAddr>) -> Vec<Sock
 /// `more` is waited for from then on, too, or once all have failed; what it gives comes before what is
 /// left. The first to succeed wins, and the others are dropped. The error tells each reason once, and
 /// no address: clients see it.
-async fn race<T, A>(
+pub(in crate::resolve) async fn race<T, A>(
     addresses: Vec<SocketAddr>,
     more: impl Future<Output = Result<Vec<SocketAddr>, LinkError>>,
     connect: impl Fn(SocketAddr) -> A,

@@ -16,7 +16,7 @@ const DNS_MESSAGE: &str = "application/dns-message";
 /// The port that a URI needs not name (RFC 9110 section 4.2.2).
 const HTTPS_PORT: u16 = 443;
 /// The largest header section that is taken from a server, in bytes. Some send long policies along.
-pub(super) const MAX_HEADERS_LEN: u32 = 16 * 1024;
+pub(in crate::resolve) const MAX_HEADERS_LEN: u32 = 16 * 1024;
 
 /// Characters of a media type that an error shows.
 const MAX_SHOWN: usize = 64;
@@ -33,7 +33,7 @@ pub(super) fn uri(endpoint: &Endpoint, path: &str) -> Result<Uri, LinkError> {
 
 /// What the certificate is for, and the port if it is not that of HTTPS: some servers refuse any other
 /// `:authority` (RFC 9110 section 7.4).
-fn authority(endpoint: &Endpoint) -> String {
+pub(in crate::resolve) fn authority(endpoint: &Endpoint) -> String {
     let bracketed = |address: &IpAddr| match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("[{address}]"),

@@ -26,6 +26,9 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) use bootstrap::Bootstrap;
+pub(in crate::resolve) use dial::{CONNECT_TIMEOUT, connect_tcp, connect_tls, in_order, race};
+pub(in crate::resolve) use http::{MAX_HEADERS_LEN, authority};
+pub(in crate::resolve) use tls::TlsClient;
 pub use tls::{Tls, TrustError};
 
 use crate::endpoint::Endpoint;
@@ -42,7 +45,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(4);
 /// Why a query has no response. Clients are told: the text names neither the addresses nor the name of a
 /// server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum LinkError {
+pub(in crate::resolve) enum LinkError {
     /// There is no connection, and none can be made.
     #[error("cannot connect: {0}")]
     Connect(String),

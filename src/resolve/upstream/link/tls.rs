@@ -47,7 +47,7 @@ pub enum TrustError {
 
 /// What a TLS connection to one endpoint is made with. Sessions are resumed among those who share it.
 #[derive(Clone)]
-pub(super) struct TlsClient {
+pub(in crate::resolve) struct TlsClient {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     refusal: Refusal,
@@ -75,7 +75,7 @@ impl Tls {
         }
     }
 
-    /// What connections to `endpoint` are made with; `None` if it is spoken with in the clear.
+    /// What DNS connections to `endpoint` are made with; `None` if it is spoken with in the clear.
     pub(super) fn client(&self, endpoint: &Endpoint) -> Result<Option<TlsClient>, LinkError> {
         let (protocol, versions): (&[u8], _) = match &endpoint.transport {
             Transport::Udp | Transport::Tcp => return Ok(None),
@@ -84,6 +84,24 @@ impl Tls {
             Transport::Https { http3: true, .. } => (b"h3", &[&rustls::version::TLS13][..]),
             Transport::Quic => (b"doq", &[&rustls::version::TLS13][..]),
         };
+        self.client_speaking(endpoint, &[protocol], versions)
+            .map(Some)
+    }
+
+    /// What connections to a web server are made with: HTTP/2, or else HTTP/1.1 (RFC 9113 section 3.2).
+    pub(in crate::resolve) fn web_client(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<TlsClient, LinkError> {
+        self.client_speaking(endpoint, &[b"h2", b"http/1.1"], rustls::ALL_VERSIONS)
+    }
+
+    fn client_speaking(
+        &self,
+        endpoint: &Endpoint,
+        protocols: &[&[u8]],
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Result<TlsClient, LinkError> {
         let name = match (&endpoint.tls_name, &endpoint.host) {
             (Some(name), _) | (None, Host::Name(name)) => ServerName::try_from(name.clone())
                 .map_err(|_| failed(&format!("{name:?} is no name of a server")))?,
@@ -107,12 +125,12 @@ impl Tls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
-        config.alpn_protocols = vec![protocol.to_vec()];
-        Ok(Some(TlsClient {
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Ok(TlsClient {
             config: Arc::new(config),
             name,
             refusal,
-        }))
+        })
     }
 
     fn roots(&self) -> Arc<RootCertStore> {

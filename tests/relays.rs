@@ -1,0 +1,534 @@
+//! Pkarr relays: as a source beside the DHT, and as what is published to. The reference implementation's relay
+//! on a loopback DHT, and scripted ones that are stale, lie and fail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by a panic"
+)]
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::*;
+use dht_simulator::{Item, Network, Settings};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::{RData, Record, RecordType};
+use pkbridge::config::Config;
+use pkbridge::endpoint::Endpoint;
+use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+
+/// A `seq`: 1 700 000 000 seconds in microseconds.
+const SEQ: u64 = 1_700_000_000_000_000;
+/// TTL of the records here, and the highest one while there may be something newer.
+const TTL: u32 = 300;
+const PROVISIONAL_TTL: u32 = 30;
+
+/// The relay of the reference implementation.
+struct Relay(pkarr_relay::Relay);
+
+impl Relay {
+    async fn start(dht: &TestDht) -> Self {
+        let relay = pkarr_relay::Relay::run_test(&dht.testnet.bootstrap).await;
+        Self(relay.unwrap())
+    }
+
+    fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.0.relay_address().port()).into()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.0.shutdown();
+    }
+}
+
+/// What a scripted relay does with a request.
+#[derive(Clone)]
+enum Says {
+    /// This packet.
+    Packet(SignedPacket),
+    /// This status, with these headers.
+    Status(&'static str),
+    /// 200 with this body.
+    Body(Vec<u8>),
+    /// 200, and zeros without end.
+    Endless,
+    /// Nothing.
+    Silence,
+}
+
+/// A relay over HTTP/1.1 on loopback that does what it is told, and remembers what it was asked.
+struct Scripted {
+    url: String,
+    says: Arc<Mutex<Says>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    async fn start(says: Says) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let says = Arc::new(Mutex::new(says));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (script, remember) = (says.clone(), asked.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, script.clone(), remember.clone()));
+            }
+        });
+        Self { url, says, asked }
+    }
+
+    fn says(&self, says: Says) {
+        *self.says.lock().unwrap() = says;
+    }
+
+    /// Requests so far, each with its headers.
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+/// Answers the requests of one connection. Errors are those of a client that has had enough.
+async fn serve(
+    mut stream: TcpStream,
+    says: Arc<Mutex<Says>>,
+    asked: Arc<Mutex<Vec<String>>>,
+) -> std::io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        stream.read_exact(&mut body).await?;
+        asked.lock().unwrap().push(head);
+        let said = says.lock().unwrap().clone();
+        let body = match said {
+            Says::Packet(packet) => packet.to_bytes()[32..].to_vec(),
+            Says::Body(body) => body,
+            Says::Status(status) => {
+                let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                stream.write_all(response.as_bytes()).await?;
+                continue;
+            }
+            Says::Endless => {
+                let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                stream.write_all(head).await?;
+                loop {
+                    stream.write_all(b"8\r\n\0\0\0\0\0\0\0\0\r\n").await?;
+                }
+            }
+            Says::Silence => std::future::pending().await,
+        };
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+    }
+}
+
+/// A packet with its `seq` as the text of the key's TXT.
+fn packet(secret: &SigningKey, seq: u64) -> SignedPacket {
+    let text = RData::TXT(TXT::new(vec![seq.to_string()]));
+    sign(secret, seq, vec![(below(key_of(secret), ""), TTL, text)])
+}
+
+/// [`config`] with these relays, and a DHT that nobody answers on.
+fn relayed(urls: &[&str]) -> Config {
+    with_relays(config(), urls)
+}
+
+fn with_relays(mut config: Config, urls: &[&str]) -> Config {
+    config.relays.urls = urls.iter().map(|url| url.parse().unwrap()).collect();
+    config
+}
+
+/// A DHT that is never done within the 300 ms that it has before relays.
+async fn slow_network() -> Network {
+    let settings = Settings {
+        nodes: 40,
+        seed: 5,
+        round_trip: Duration::from_millis(400),
+        ..Settings::default()
+    };
+    Network::start(settings).await.unwrap()
+}
+
+fn on(network: &Network) -> Config {
+    let mut config = config();
+    let nodes = network.bootstrap().into_iter();
+    config.dht.bootstrap = nodes.map(|node| node.to_string()).collect();
+    config
+}
+
+fn item(packet: &SignedPacket) -> Item {
+    Item {
+        key: *packet.key().as_bytes(),
+        signature: *packet.signature(),
+        seq: packet.seq().try_into().unwrap(),
+        value: packet.dns().to_vec(),
+    }
+}
+
+async fn joined(server: &Running) {
+    timeout(PATIENCE, server.dht.becomes(true)).await.unwrap();
+}
+
+/// The text and the TTL of a key's TXT.
+fn told(reply: &Message) -> Option<(u64, u32)> {
+    let record: &Record = reply.answers.first()?;
+    let RData::TXT(text) = &record.data else {
+        return None;
+    };
+    let text = std::str::from_utf8(&text.txt_data[0]).unwrap();
+    Some((text.parse().unwrap(), record.ttl))
+}
+
+async fn ask_txt(server: &Running, key: PublicKey) -> Message {
+    ask(server.address, &key.to_string(), RecordType::TXT).await
+}
+
+/// Asks until what is told is as wished.
+async fn until_told(server: &Running, key: PublicKey, wished: impl Fn(u64, u32) -> bool) {
+    until("the answer comes", async || {
+        let reply = ask_txt(server, key).await;
+        told(&reply).is_some_and(|(seq, ttl)| wished(seq, ttl))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_udp_keys_are_answered_by_the_reference_relay() {
+    let dht = TestDht::start(10).await;
+    let relay = Relay::start(&dht).await;
+    let secret = secret(1);
+    let key = key_of(&secret);
+    dht.publish(&packet(&secret, SEQ)).await;
+
+    let server = Running::start(relayed(&[&relay.url()]));
+    let reply = ask_txt(&server, key).await;
+    let (seq, ttl) = told(&reply).unwrap();
+    assert_eq!(seq, SEQ);
+    assert!(ttl <= PROVISIONAL_TTL, "{ttl}");
+    // The DHT is given up, and the relay's word is what there is.
+    until_told(&server, key, |seq, ttl| seq == SEQ && ttl > PROVISIONAL_TTL).await;
+
+    // That the relay has nothing proves nothing.
+    let nobody = key_of(&self::secret(2));
+    let reply = ask_txt(&server, nobody).await;
+    assert_eq!(rcode(&reply), ResponseCode::ServFail, "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_a_relay_is_found_by_name_and_spoken_with_in_both_versions_of_http() {
+    let dht = TestDht::start(10).await;
+    let relay = Relay::start(&dht).await;
+    let secret = secret(1);
+    dht.publish(&packet(&secret, SEQ)).await;
+    let upstream = Upstream::start(|query, _| {
+        let mut reply = reply_to(query);
+        let question = reply.queries[0].clone();
+        if question.query_type() == RecordType::A {
+            let address = RData::A(Ipv4Addr::LOCALHOST.into());
+            reply.add_answer(Record::from_rdata(question.name().clone(), 60, address));
+        }
+        vec![reply.to_vec().unwrap()]
+    })
+    .await;
+    for protocol in ["h2", "http/1.1"] {
+        let (port, pin) = tls_front(relay.address(), protocol).await;
+        let url = format!("https://relay.example:{port}?pin-sha256={pin}");
+        let mut config = relayed(&[&url]);
+        config.upstream.servers = vec![Endpoint::plain(upstream.address)];
+        let server = Running::start(config);
+        let reply = ask_txt(&server, key_of(&secret)).await;
+        assert_eq!(told(&reply).unwrap().0, SEQ, "{protocol}");
+    }
+    let names = upstream.names();
+    assert!(
+        names.iter().all(|name| name == "relay.example."),
+        "{names:?}"
+    );
+
+    // Whoever has another key is not the relay.
+    let (port, _) = tls_front(relay.address(), "h2").await;
+    let (_, pin) = tls_front(relay.address(), "h2").await;
+    let server = Running::start(relayed(&[&format!(
+        "https://127.0.0.1:{port}?pin-sha256={pin}"
+    )]));
+    let reply = ask_txt(&server, key_of(&secret)).await;
+    assert_eq!(rcode(&reply), ResponseCode::ServFail);
+}
+
+/// TLS in front of a server, with this protocol agreed upon (RFC 7301); its port, and the pin of its key.
+async fn tls_front(server: SocketAddr, protocol: &str) -> (u16, String) {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(vec!["relay.example".to_owned()]).unwrap();
+    let pin = Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(&signing_key));
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut front) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let mut back = TcpStream::connect(server).await.unwrap();
+                let _ = copy_bidirectional(&mut front, &mut back).await;
+            });
+        }
+    });
+    (port, data_encoding::BASE64.encode(&pin))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_does_not_learn_what_the_dht_finds_quickly() {
+    let dht = TestDht::start(10).await;
+    let relay = Scripted::start(Says::Status("404 Not Found")).await;
+    let secret = secret(1);
+    dht.publish(&packet(&secret, SEQ)).await;
+    let server = Running::start(with_relays(dht.config(), &[&relay.url]));
+    joined(&server).await;
+    server.warm(key_of(&secret)).await;
+    let reply = ask_txt(&server, key_of(&secret)).await;
+    assert_eq!(told(&reply).unwrap().0, SEQ);
+    assert_eq!(relay.asked(), Vec::<String>::new());
+
+    // What it does not find, the relay is asked for; but the absence is the DHT's.
+    let nobody = key_of(&self::secret(2));
+    let reply = ask_txt(&server, nobody).await;
+    assert_eq!(rcode(&reply), ResponseCode::NXDomain);
+    assert_eq!(relay.asked().len(), 1);
+    let line = format!("get /{nobody} http/1.1\r\n");
+    assert!(relay.asked()[0].starts_with(&line), "{:?}", relay.asked());
+    assert!(!relay.asked()[0].contains("user-agent"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_the_newest_packet_wins() {
+    let network = slow_network().await;
+    let (old, new) = (SEQ, SEQ + 1_000_000);
+    for (number, of_relay, of_dht) in [(1, old, new), (2, new, old)] {
+        let secret = secret(number);
+        let key = key_of(&secret);
+        network.store(&item(&packet(&secret, of_dht)));
+        let relay = Scripted::start(Says::Packet(packet(&secret, of_relay))).await;
+        let server = Running::start(with_relays(on(&network), &[&relay.url]));
+        joined(&server).await;
+        // The relay is the first.
+        let reply = ask_txt(&server, key).await;
+        let (seq, ttl) = told(&reply).unwrap();
+        assert_eq!(seq, of_relay);
+        assert!(ttl <= PROVISIONAL_TTL);
+        until_told(&server, key, |seq, ttl| seq == new && ttl > PROVISIONAL_TTL).await;
+        assert_eq!(relay.asked().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_relays_the_newest_packet_wins_and_dead_ones_do_not_matter() {
+    let secret = secret(1);
+    let stale = Scripted::start(Says::Packet(packet(&secret, SEQ))).await;
+    let new = Scripted::start(Says::Packet(packet(&secret, SEQ + 1))).await;
+    let empty = Scripted::start(Says::Status("404 Not Found")).await;
+    let silent = Scripted::start(Says::Silence).await;
+    let urls = [
+        &new.url,
+        &stale.url,
+        &empty.url,
+        &silent.url,
+        "http://127.0.0.1:9",
+    ];
+    let server = Running::start(relayed(&urls));
+    until_told(&server, key_of(&secret), |seq, _| seq == SEQ + 1).await;
+    until_told(&server, key_of(&secret), |seq, ttl| {
+        seq == SEQ + 1 && ttl > PROVISIONAL_TTL
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packet_older_than_one_ever_seen_is_not_taken_from_a_relay() {
+    let secret = secret(1);
+    let key = key_of(&secret);
+    let relay = Scripted::start(Says::Packet(packet(&secret, SEQ + 500_000))).await;
+    let mut config = relayed(&[&relay.url]);
+    // Each question is a lookup, and what is held is not kept past its time.
+    config.dht.packet_min_ttl = Duration::ZERO;
+    config.cache.max_ttl = Duration::from_secs(1);
+    config.cache.failure_ttl = Duration::from_secs(1);
+    config.cache.max_stale = Duration::ZERO;
+    let server = Running::start(config);
+    until_told(&server, key, |seq, _| seq == SEQ + 500_000).await;
+    let first = relay.asked();
+    assert!(!first[0].contains("if-modified-since"), "{first:?}");
+
+    relay.says(Says::Packet(packet(&secret, SEQ)));
+    until("it is asked for again", async || {
+        ask_txt(&server, key).await;
+        relay.asked().len() > 1
+    })
+    .await;
+    let again = relay.asked().pop().unwrap();
+    let date = "if-modified-since: tue, 14 nov 2023 22:13:20 gmt";
+    assert!(again.contains(date), "{again}");
+    until("the older one is refused", async || {
+        let reply = ask_txt(&server, key).await;
+        let seq = told(&reply).map(|(seq, _)| seq);
+        assert_ne!(seq, Some(SEQ));
+        rcode(&reply) == ResponseCode::ServFail
+    })
+    .await;
+
+    // As a relay says it that reads the date.
+    relay.says(Says::Status("304 Not Modified"));
+    let asked = relay.asked().len();
+    until("it is asked for again", async || {
+        let reply = ask_txt(&server, key).await;
+        assert_eq!(rcode(&reply), ResponseCode::ServFail);
+        relay.asked().len() > asked
+    })
+    .await;
+    relay.says(Says::Packet(packet(&secret, SEQ + 600_000)));
+    until_told(&server, key, |seq, _| seq == SEQ + 600_000).await;
+}
+
+/// Relays that lie, fail, or are no relays.
+fn bad(secret: &SigningKey) -> Vec<(&'static str, Says)> {
+    let good = packet(secret, SEQ + 9).to_bytes()[32..].to_vec();
+    let mut forged = good.clone();
+    forged[70] ^= 1;
+    let other = packet(&self::secret(99), SEQ + 9);
+    let large = [&good[..], &[0; 1001]].concat();
+    vec![
+        ("forged", Says::Body(forged)),
+        ("another key's", Says::Packet(other)),
+        ("short", Says::Body(vec![0; 71])),
+        ("empty", Says::Body(Vec::new())),
+        ("large", Says::Body(large)),
+        ("endless", Says::Endless),
+        ("silent", Says::Silence),
+        ("busy", Says::Status("429 Too Many Requests")),
+        ("broken", Says::Status("500 Internal Server Error")),
+        (
+            "elsewhere",
+            Says::Status("302 Found\r\nlocation: http://127.0.0.1:9/"),
+        ),
+        ("unasked", Says::Status("304 Not Modified")),
+        ("no content", Says::Status("204 No Content")),
+        ("no HTTP", Says::Status("\r\n\r\n")),
+        ("long", Says::Status(LONG.get_or_init(long_header))),
+    ]
+}
+
+static LONG: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// More than is taken of headers.
+fn long_header() -> String {
+    format!("200 OK\r\nx: {}", "y".repeat(64 * 1024))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_relay_neither_spoils_an_answer_nor_an_absence() {
+    let network = slow_network().await;
+    let (published, missing) = (secret(1), secret(2));
+    network.store(&item(&packet(&published, SEQ)));
+    let all = bad(&published).into_iter().map(async |(what, says)| {
+        let relay = Scripted::start(says).await;
+        let server = Running::start(with_relays(on(&network), &[&relay.url]));
+        joined(&server).await;
+        let reply = ask_txt(&server, key_of(&published)).await;
+        assert_eq!(
+            told(&reply).map(|(seq, _)| seq),
+            Some(SEQ),
+            "{what}: {reply:?}"
+        );
+        assert!(!relay.asked().is_empty(), "{what}");
+        let reply = ask_txt(&server, key_of(&missing)).await;
+        assert_eq!(rcode(&reply), ResponseCode::NXDomain, "{what}: {reply:?}");
+    });
+    futures_util::future::join_all(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_dht_a_bad_relay_makes_a_failure_and_a_good_one_beside_it_is_heard() {
+    let secret = secret(1);
+    let key = key_of(&secret);
+    let good = Scripted::start(Says::Packet(packet(&secret, SEQ))).await;
+    let all = bad(&secret).into_iter().map(async |(what, says)| {
+        let relay = Scripted::start(says).await;
+        let server = Running::start(relayed(&[&relay.url]));
+        let started = Instant::now();
+        let reply = ask_txt(&server, key).await;
+        assert_eq!(rcode(&reply), ResponseCode::ServFail, "{what}: {reply:?}");
+        assert!(started.elapsed() < Duration::from_secs(8), "{what}");
+        let server = Running::start(relayed(&[&relay.url, &good.url]));
+        let reply = ask_txt(&server, key).await;
+        assert_eq!(
+            told(&reply).map(|(seq, _)| seq),
+            Some(SEQ),
+            "{what}: {reply:?}"
+        );
+    });
+    futures_util::future::join_all(all).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_has_had_enough_is_left_alone() {
+    let relay = Scripted::start(Says::Status("429 Too Many Requests\r\nretry-after: 120")).await;
+    let server = Running::start(relayed(&[&relay.url]));
+    ask_txt(&server, key_of(&secret(1))).await;
+    assert_eq!(relay.asked().len(), 1);
+    ask_txt(&server, key_of(&secret(2))).await;
+    assert_eq!(relay.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_brings_relays_in_and_takes_them_away() {
+    let (one, two) = (secret(1), secret(2));
+    let relay = Scripted::start(Says::Packet(packet(&one, SEQ))).await;
+    let server = Running::start(config());
+    reload(&server, relayed(&[&relay.url])).await;
+    until_told(&server, key_of(&one), |seq, _| seq == SEQ).await;
+    reload(&server, config()).await;
+    let asked = relay.asked().len();
+    relay.says(Says::Packet(packet(&two, SEQ)));
+    let reply = ask_txt(&server, key_of(&two)).await;
+    assert_eq!(rcode(&reply), ResponseCode::ServFail);
+    assert_eq!(relay.asked().len(), asked);
+}
