@@ -11,6 +11,7 @@
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -531,4 +533,212 @@ async fn a_reload_brings_relays_in_and_takes_them_away() {
     let reply = ask_txt(&server, key_of(&two)).await;
     assert_eq!(rcode(&reply), ResponseCode::ServFail);
     assert_eq!(relay.asked().len(), asked);
+}
+
+/// What the program has said.
+struct Ended {
+    code: i32,
+    output: String,
+    errors: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn expect(self, code: i32) -> Self {
+        let Self { output, errors, .. } = &self;
+        assert_eq!(self.code, code, "output:\n{output}\nerrors:\n{errors}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.output).unwrap()
+    }
+
+    #[track_caller]
+    fn says(&self, text: &str) {
+        assert!(self.errors.contains(text), "{text}: {}", self.errors);
+    }
+}
+
+/// The program, with a configuration that leads nowhere, while this runtime goes on.
+async fn run(directory: &Directory, arguments: &[&str]) -> Ended {
+    let config = "[dht]\nbootstrap = [\"127.0.0.1:9\"]\n[upstream]\nservers = [\"127.0.0.1:9\"]\n";
+    std::fs::write(directory.join("config.toml"), config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
+    command
+        .args(arguments)
+        .args(["--config", "config.toml"])
+        .env_remove("RUST_LOG")
+        .current_dir(&directory.0);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    Ended {
+        code: output.status.code().unwrap(),
+        output: String::from_utf8(output.stdout).unwrap(),
+        errors: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Arguments that publish what [`with_zone`] has written.
+const PUBLISH: [&str; 5] = ["publish", "my.zone", "--key", "my.key", "--json"];
+
+/// A directory with the key of this number and a zone file.
+fn with_zone(number: u8) -> (Directory, SigningKey) {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::new();
+    let path = directory.join("my.key");
+    std::fs::write(&path, format!("{number:02x}").repeat(32)).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(directory.join("my.zone"), "@ TXT \"1\"\n").unwrap();
+    (directory, secret(number))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_is_published_by_the_reference_relay_without_the_dht() {
+    let dht = TestDht::start(10).await;
+    let relay = Relay::start(&dht).await;
+    let (directory, secret) = with_zone(21);
+    // What others have put on the DHT is replaced, and told of.
+    dht.publish(&packet(&secret, SEQ)).await;
+    let url = relay.url();
+    let by_relay = ["--no-dht", "--relay", &url];
+    let done = run(&directory, &[&PUBLISH[..], &by_relay].concat()).await;
+    let done = done.expect(0);
+    let report = done.json();
+    assert_eq!(done.errors, "");
+    assert_eq!(report["replaces_seq"], SEQ);
+    assert_eq!(
+        (&report["stored"], &report["holders"]),
+        (&Value::Null, &Value::Null)
+    );
+    let relays = report["relays"].as_array().unwrap();
+    assert_eq!(relays.len(), 1);
+    assert_eq!(relays[0]["url"], url);
+    assert_eq!(relays[0]["published"], true);
+    assert!(relays[0]["stored"].as_u64().unwrap() >= 5, "{report}");
+
+    // The relay has put it on the DHT.
+    let server = Running::start(dht.config());
+    until_told(&server, key_of(&secret), |seq, _| seq == 1).await;
+
+    let text = run(&directory, &[&PUBLISH[..4], &by_relay].concat()).await;
+    let text = text.expect(0).output;
+    assert!(text.contains("published, and put on "), "{text}");
+    assert!(!text.contains("dry run"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_is_published_on_the_dht_and_by_relays_that_can_be_reached() {
+    let dht = TestDht::start(10).await;
+    let relay = Relay::start(&dht).await;
+    let (directory, secret) = with_zone(22);
+    let node = dht.testnet.bootstrap[0].clone();
+    let url = relay.url();
+    let on_both = [&PUBLISH[..], &["--bootstrap", &node, "--relay", &url]].concat();
+    let report = run(&directory, &on_both).await.expect(0).json();
+    assert_eq!(report["replaces_seq"], Value::Null);
+    assert!(report["holders"].as_u64().unwrap() >= 5, "{report}");
+    assert_eq!(report["relays"][0]["published"], true, "{report}");
+
+    let dead = [&on_both[..], &["--relay", "http://127.0.0.1:9"]].concat();
+    let ended = run(&directory, &dead).await.expect(3);
+    ended.says("http://127.0.0.1:9: it is not known what it has");
+    let report = ended.json();
+    assert!(report["replaces_seq"].is_u64(), "{report}");
+    let published: Vec<_> = report["relays"].as_array().unwrap().iter().collect();
+    assert_eq!(published[0]["published"], true);
+    assert_eq!(published[1]["published"], false);
+    let server = Running::start(dht.config());
+    until_told(&server, key_of(&secret), |seq, _| seq == 1).await;
+}
+
+/// A relay that has nothing when it is asked, and answers a packet with this status.
+async fn refusing(status: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut request).await {
+                    let is_put = request[..length].starts_with(b"PUT ");
+                    let status = if is_put { status } else { "404 Not Found" };
+                    let length = "content-length: 9\r\nconnection: close\r\n\r\n\u{1b}[1mreason";
+                    let response = format!("HTTP/1.1 {status}\r\n{length}");
+                    let _ = stream.write_all(response.as_bytes()).await;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_relays_say_to_a_packet_is_told_in_words() {
+    let (directory, secret) = with_zone(23);
+    for (status, code, text) in [
+        (
+            "400 Bad Request",
+            1,
+            "it refuses the packet (HTTP status 400): ",
+        ),
+        (
+            "413 Payload Too Large",
+            1,
+            "it refuses the packet (HTTP status 413): ",
+        ),
+        (
+            "409 Conflict",
+            1,
+            "it has a newer packet of this key (HTTP status 409): somebody else",
+        ),
+        (
+            "412 Precondition Failed",
+            1,
+            "somebody else who has the key publishes, too",
+        ),
+        (
+            "429 Too Many Requests\r\nretry-after: 7",
+            3,
+            "ask again in 7 s; try again",
+        ),
+        ("503 Service Unavailable", 3, "HTTP status 503: "),
+        ("302 Found", 1, "write the other URL"),
+        ("204 No Content", 3, "does not give it back"),
+    ] {
+        let url = refusing(status).await;
+        let arguments = [&PUBLISH[..], &["--no-dht", "--relay", &url]].concat();
+        let ended = run(&directory, &arguments).await.expect(code);
+        ended.says(&format!("{url}: "));
+        ended.says(text);
+        assert!(!ended.errors.contains('\u{1b}'), "{:?}", ended.errors);
+        let relay = &ended.json()["relays"][0];
+        assert_eq!(relay["published"], false, "{status}");
+        assert!(relay["error"].is_string(), "{status}");
+    }
+
+    // One that gives back what is newer has been given another one meanwhile; and what it has is replaced.
+    let future = 4_000_000_000_000_000;
+    let other = Scripted::start(Says::Packet(packet(&secret, future))).await;
+    let arguments = [&PUBLISH[..], &["--no-dht", "--relay", &other.url]].concat();
+    let ended = run(&directory, &arguments).await;
+    assert_eq!(ended.json()["replaces_seq"], future);
+    assert_eq!(ended.json()["seq"], future + 1);
+    ended.expect(3).says("does not give it back");
+
+    // Nobody has told what there is: nothing is signed or sent.
+    let silent = Scripted::start(Says::Status("503 Service Unavailable")).await;
+    let arguments = [&PUBLISH[..], &["--no-dht", "--relay", &silent.url]].concat();
+    let ended = run(&directory, &arguments).await.expect(3);
+    ended.says("nothing was published: HTTP status 503");
+    assert_eq!(ended.output, "");
+    assert!(silent.asked().iter().all(|asked| asked.starts_with("get ")));
+    for (arguments, text) in [
+        (["--no-dht"].as_slice(), "--relay <URL>"),
+        (&["--relay", "http://relay.example"], "write https://"),
+    ] {
+        let arguments = [&PUBLISH[..], arguments].concat();
+        run(&directory, &arguments).await.expect(2).says(text);
+    }
 }

@@ -13,6 +13,7 @@ mod keygen;
 mod log;
 mod publish;
 mod query;
+mod relays;
 mod resolve;
 mod serve;
 mod status;

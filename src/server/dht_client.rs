@@ -1,4 +1,4 @@
-//! The DHT alone, for a command that runs beside the service or without one.
+//! The DHT or relays alone, for a command that runs beside the service or without one.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
-use super::assemble::start_dht;
+use super::assemble::{relays, start_dht};
 use super::forwarding::{CurrentForward, forwarding};
 use crate::config::Config;
-use crate::resolve::Dht;
+use crate::endpoint::{Host, RelayUrl};
+use crate::resolve::{Dht, Relays};
 
 /// Joins the DHT as the configuration says, until `stop`. Ports and files that may be the running service's
 /// are left to it.
@@ -29,6 +30,22 @@ pub fn join_dht(
     let forwarding = forwarding(&config, has_names.then_some(resolv_conf), &[]);
     let forward = CurrentForward::new(forwarding.map_err(StartError::Upstream)?);
     Ok(start_dht(&config, &Arc::new(forward), stop))
+}
+
+/// The relays at `urls`, whose names are resolved as the configuration says.
+///
+/// # Errors
+/// If a file that they or the upstreams need is unusable.
+pub fn open_relays(
+    config: &Config,
+    urls: &[RelayUrl],
+    resolv_conf: &Path,
+) -> Result<Relays, StartError> {
+    let is_name = |url: &RelayUrl| matches!(url.server.host, Host::Name(_));
+    let has_names = urls.iter().any(is_name);
+    let forwarding = forwarding(config, has_names.then_some(resolv_conf), &[]);
+    let forward = CurrentForward::new(forwarding.map_err(StartError::Upstream)?);
+    relays(config, urls, &Arc::new(forward))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use control::{CurrentParts, Parts};
 use forwarding::{CurrentForward, forwarding};
 use listen::Listener;
 
-pub use dht_client::join_dht;
+pub use dht_client::{join_dht, open_relays};
 pub use listen::ListenError;
 
 /// How long questions in flight may take to finish when the server stops.

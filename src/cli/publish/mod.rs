@@ -1,6 +1,8 @@
-//! `pkbridge publish`: signs a zone file and puts it on the DHT, once, or for as long as it runs.
+//! `pkbridge publish`: signs a zone file and puts it on the DHT, and gives it to relays; once, or for as long as
+//! it runs.
 
 mod addresses;
+mod network;
 mod report;
 mod watch;
 mod zone;
@@ -8,11 +10,13 @@ mod zone;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::dht_client::{DhtArgs, DhtClient};
+use super::dht_client::DhtArgs;
+use super::relays::{RelayArgs, Relayed};
 use super::{EXIT_NETWORK, complain, fail, print};
-use crate::pkarr::HostAddresses;
-use crate::resolve::PublishError;
-use report::{Outcome, date};
+use crate::pkarr::{HostAddresses, SignedPacket};
+use crate::resolve::Sighting;
+use network::Network;
+use report::Outcome;
 use zone::{Zone, ZoneSource};
 
 /// Nodes that should hold a packet: a put reaches some twenty, and half of them may be gone in hours.
@@ -46,6 +50,13 @@ pub(super) struct PublishArgs {
     #[arg(long)]
     json: bool,
 
+    /// Leave the DHT to the relays, where UDP is blocked
+    #[arg(long, requires = "relay")]
+    no_dht: bool,
+
+    #[command(flatten)]
+    relays: RelayArgs,
+
     #[command(flatten)]
     dht: DhtArgs,
 }
@@ -69,7 +80,7 @@ pub(super) async fn run(args: PublishArgs) -> ExitCode {
         Ok(published) => published,
         Err(code) => return code,
     };
-    if let Some(published) = outcome.published
+    if let Some(published) = outcome.put.as_ref().and_then(|put| put.published)
         && published.holders.newest < GOOD_HOLDERS
     {
         complain(&format!(
@@ -77,11 +88,15 @@ pub(super) async fn run(args: PublishArgs) -> ExitCode {
             report::holding(published.holders.newest)
         ));
     }
-    print(&if args.json {
+    let printed = print(&if args.json {
         format!("{}\n", outcome.json(&source, &zone))
     } else {
         outcome.text(&source, &zone)
-    })
+    });
+    match Relayed::complain_all(outcome.relays()) {
+        ExitCode::SUCCESS => printed,
+        code => code,
+    }
 }
 
 async fn publish(
@@ -89,98 +104,72 @@ async fn publish(
     source: &ZoneSource,
     zone: Zone,
 ) -> Result<(Zone, Outcome), ExitCode> {
-    let client = match args.dry_run {
-        true => None,
-        false => Some(args.dht.join().await?),
-    };
-    let zone = fill(args, source, zone, client.as_ref()).await?;
-    for line in zone.warnings() {
-        complain(&format!("warning: {line}"));
-    }
-    let Some(client) = client else {
+    if args.dry_run {
+        let zone = fill(args, source, zone, None).await?;
         let outcome = Outcome {
             packet: sign(source, &zone, None)?,
             replaces: None,
-            published: None,
+            put: None,
         };
         return Ok((zone, outcome));
-    };
-    let newest = client.dht.newest(source.key).await;
-    let newest = newest.map_err(|error| {
-        complain(&format!(
-            "it is not known what the DHT has of this key, so nothing was published: {error}"
-        ));
-        ExitCode::from(EXIT_NETWORK)
-    })?;
-    let replaces = newest.map(|newest| newest.seq());
-    let packet = sign(source, &zone, replaces)?;
-    match client.dht.publish(&packet, replaces).await {
-        Ok(published) => {
-            let outcome = Outcome {
-                packet,
-                replaces,
-                published: Some(published),
-            };
-            Ok((zone, outcome))
-        }
-        Err(error) => Err(explain(&error)),
     }
+    let relays = args.relays.open(&args.dht.load()?)?;
+    let client = match args.no_dht {
+        true => None,
+        false => Some(args.dht.join().await?),
+    };
+    let network = Network { client, relays };
+    let zone = fill(args, source, zone, Some(&network)).await?;
+    let before = network.look(source.key).await;
+    let before = before.map_err(|error| error.explain())?;
+    let replaces = before.newest().map(Sighting::seq);
+    let packet = sign(source, &zone, replaces)?;
+    let put = network.put(&packet, &before).await;
+    let put = put.map_err(|error| error.explain())?;
+    let outcome = Outcome {
+        packet,
+        replaces,
+        put: Some(put),
+    };
+    Ok((zone, outcome))
 }
 
-/// Puts the addresses of this host into a zone that asks for them.
+/// Puts the addresses of this host into a zone that asks for them, and says what may go wrong with it. Without
+/// a network nobody is asked.
 async fn fill(
     args: &PublishArgs,
     source: &ZoneSource,
-    zone: Zone,
-    client: Option<&DhtClient>,
+    mut zone: Zone,
+    network: Option<&Network>,
 ) -> Result<Zone, ExitCode> {
-    if !zone.has_variables {
-        return Ok(zone);
+    if zone.has_variables {
+        let dht = network.and_then(Network::dht).filter(|_| zone.has_ipv4);
+        let interface = args.interface.as_deref();
+        let found = addresses::find(interface, dht).await;
+        let found = found.map_err(|error| fail(&error))?;
+        // Of an interface it is known that it has none.
+        if zone.has_ipv4 && found.ipv4.is_none() && network.is_some() && interface.is_none() {
+            complain(&addresses::UNKNOWN_IPV4);
+            return Err(ExitCode::from(EXIT_NETWORK));
+        }
+        zone = source.read(found).map_err(|lines| refuse(&lines))?;
+        if zone.records.is_empty() && network.is_some() {
+            return Err(refuse(&zone.left_out));
+        }
     }
-    let dht = client.filter(|_| zone.has_ipv4).map(|client| &*client.dht);
-    let interface = args.interface.as_deref();
-    let found = addresses::find(interface, dht).await;
-    let found = found.map_err(|error| fail(&error))?;
-    // Of an interface it is known that it has none.
-    if zone.has_ipv4 && found.ipv4.is_none() && dht.is_some() && interface.is_none() {
-        complain(&addresses::UNKNOWN_IPV4);
-        return Err(ExitCode::from(EXIT_NETWORK));
-    }
-    let zone = source.read(found).map_err(|lines| refuse(&lines))?;
-    if zone.records.is_empty() && client.is_some() {
-        return Err(refuse(&zone.left_out));
+    for line in zone.warnings() {
+        complain(&format!("warning: {line}"));
     }
     Ok(zone)
 }
 
-fn sign(
-    source: &ZoneSource,
-    zone: &Zone,
-    replaces: Option<u64>,
-) -> Result<crate::pkarr::SignedPacket, ExitCode> {
+fn sign(source: &ZoneSource, zone: &Zone, replaces: Option<u64>) -> Result<SignedPacket, ExitCode> {
     let packet = source.sign(zone, replaces);
     let packet = packet.map_err(|error| fail(&format!("the packet cannot be signed: {error}")))?;
     if let Some(replaced) = replaces.filter(|replaced| packet.seq() == replaced + 1) {
         complain(&format!("warning: {}", report::from_the_future(replaced)));
     }
     Ok(packet)
-}
-
-fn explain(error: &PublishError) -> ExitCode {
-    match error {
-        PublishError::Overtaken { seq } => fail(&format!(
-            "{error} (signed {}): somebody else who has the key publishes, too. Which packet stays is \
-             open; see whose it is to be, and publish again",
-            date(*seq)
-        )),
-        PublishError::Refused => fail(&format!(
-            "{error}. It may be newer than the clock of this host; see what is published, and try again"
-        )),
-        PublishError::NotStored(_) | PublishError::NotReadBack(_) | PublishError::Lookup(_) => {
-            complain(&format!("{error}; try again"));
-            ExitCode::from(EXIT_NETWORK)
-        }
-    }
 }
 
 fn refuse(lines: &[String]) -> ExitCode {

@@ -4,12 +4,13 @@ use data_encoding::HEXLOWER;
 use hickory_proto::rr::Record as ProtoRecord;
 use serde_json::{Value, json};
 
+use super::network::Put;
 use super::zone::{Zone, ZoneSource, shown};
 use crate::cli::control::{Sheet, counted};
 use crate::cli::explain::utc;
 use crate::cli::query::{records_json, table};
+use crate::cli::relays::Relayed;
 use crate::pkarr::{MAX_DNS_LEN, SignedPacket, signed_at};
-use crate::resolve::Published;
 
 /// What has become of a zone.
 pub(super) struct Outcome {
@@ -17,10 +18,15 @@ pub(super) struct Outcome {
     /// The sequence number of the packet before.
     pub(super) replaces: Option<u64>,
     /// `None` on a dry run.
-    pub(super) published: Option<Published>,
+    pub(super) put: Option<Put>,
 }
 
 impl Outcome {
+    /// What relays have done.
+    pub(super) fn relays(&self) -> &[Relayed] {
+        self.put.as_ref().map_or(&[], |put| &put.relays)
+    }
+
     pub(super) fn text(&self, source: &ZoneSource, zone: &Zone) -> String {
         let packet = &self.packet;
         let mut sheet = Sheet::default();
@@ -36,36 +42,34 @@ impl Outcome {
             "packet",
             &format!("{records}, {length} of {MAX_DNS_LEN} bytes"),
         );
-        match &self.published {
-            None => sheet.line("dry run", "nothing was published"),
-            Some(published) => {
-                sheet.line(
-                    "replaces",
-                    &match self.replaces {
-                        Some(seq) => format!("the one of seq {seq}, signed {}", date(seq)),
-                        None => "none: the DHT had no packet of this key".to_owned(),
-                    },
-                );
-                sheet.line("stored", &format!("on {}", nodes(published.stored)));
-                let holders = published.holders;
-                let mut line = format!("from {} that hold it", nodes(holders.newest));
-                if holders.older > 0 {
-                    line += &format!("; {} still hold an older one", nodes(holders.older));
-                }
-                sheet.line("read back", &line);
+        let Some(put) = &self.put else {
+            sheet.line("dry run", "nothing was published");
+            return with_records(sheet, zone);
+        };
+        let replaces = self.replaces.map_or_else(
+            || "none: there was no packet of this key".to_owned(),
+            |seq| format!("the one of seq {seq}, signed {}", date(seq)),
+        );
+        sheet.line("replaces", &replaces);
+        if let Some(published) = put.published {
+            sheet.line("stored", &format!("on {}", nodes(published.stored)));
+            let holders = published.holders;
+            let mut line = format!("from {} that hold it", nodes(holders.newest));
+            if holders.older > 0 {
+                line += &format!("; {} still hold an older one", nodes(holders.older));
             }
+            sheet.line("read back", &line);
         }
-        let lines = table(shown(&zone.records).iter());
-        let sizes = zone.composed.sizes.iter();
-        let lines: Vec<String> = sizes
-            .zip(lines)
-            .map(|(size, line)| format!("{size:>4} B  {line}"))
-            .collect();
-        sheet.into_text() + "\n" + &lines.join("\n") + "\n"
+        if !put.relays.is_empty() {
+            let lines: Vec<_> = put.relays.iter().map(Relayed::line).collect();
+            sheet.lines("relays", "", &lines);
+        }
+        with_records(sheet, zone)
     }
 
     pub(super) fn json(&self, source: &ZoneSource, zone: &Zone) -> Value {
         let packet = &self.packet;
+        let published = self.put.as_ref().and_then(|put| put.published);
         let records: Vec<ProtoRecord> = shown(&zone.records);
         let mut records = records_json(&records);
         for (record, size) in records.iter_mut().zip(&zone.composed.sizes) {
@@ -82,11 +86,22 @@ impl Outcome {
             "records": records,
             "signed_packet_hex": HEXLOWER.encode(&packet.to_bytes()),
             "replaces_seq": self.replaces,
-            "stored": self.published.map(|published| published.stored),
-            "holders": self.published.map(|published| published.holders.newest),
-            "older_holders": self.published.map(|published| published.holders.older),
+            "stored": published.map(|published| published.stored),
+            "holders": published.map(|published| published.holders.newest),
+            "older_holders": published.map(|published| published.holders.older),
+            "relays": self.relays().iter().map(Relayed::report).collect::<Vec<_>>(),
         })
     }
+}
+
+fn with_records(sheet: Sheet, zone: &Zone) -> String {
+    let lines = table(shown(&zone.records).iter());
+    let sizes = zone.composed.sizes.iter();
+    let lines: Vec<String> = sizes
+        .zip(lines)
+        .map(|(size, line)| format!("{size:>4} B  {line}"))
+        .collect();
+    sheet.into_text() + "\n" + &lines.join("\n") + "\n"
 }
 
 pub(super) fn nodes(count: u32) -> String {
@@ -101,7 +116,7 @@ pub(super) fn holding(count: u32) -> String {
 /// Says that a packet that is replaced is of a time to come.
 pub(super) fn from_the_future(replaced: u64) -> String {
     format!(
-        "the packet on the DHT is of {}, which is later than the clock of this host",
+        "the packet before is of {}, which is later than the clock of this host",
         date(replaced)
     )
 }

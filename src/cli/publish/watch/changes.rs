@@ -55,7 +55,12 @@ impl Changes {
     }
 
     /// Waits for the next one. What it has seen stays if it is dropped.
-    pub(super) async fn next(&mut self, schedule: &Schedule, zone: &Zone, dht: &Dht) -> Change {
+    pub(super) async fn next(
+        &mut self,
+        schedule: &Schedule,
+        zone: &Zone,
+        dht: Option<&Dht>,
+    ) -> Change {
         loop {
             sleep(LOOK_EVERY).await;
             if self.file.look(see(&self.file.path)) {
@@ -80,7 +85,7 @@ impl Changes {
     ///
     /// # Errors
     /// A text, if it is not known what they are.
-    pub(super) async fn find(&mut self, zone: &Zone, dht: &Dht) -> Result<(), String> {
+    pub(super) async fn find(&mut self, zone: &Zone, dht: Option<&Dht>) -> Result<(), String> {
         let found = self.addresses.find(zone, dht).await?;
         self.addresses.taken = Some(found);
         self.addresses.last = Some(found);
@@ -144,7 +149,7 @@ impl AddressChanges {
     }
 
     /// Looks, if it is time to.
-    async fn look(&mut self, zone: &Zone, dht: &Dht) -> bool {
+    async fn look(&mut self, zone: &Zone, dht: Option<&Dht>) -> bool {
         // The first ones are found before the first round.
         if self.taken.is_none() || !is_over(self.looked, ADDRESSES_EVERY) {
             return false;
@@ -156,10 +161,10 @@ impl AddressChanges {
         }
     }
 
-    async fn find(&mut self, zone: &Zone, dht: &Dht) -> Result<HostAddresses, String> {
+    async fn find(&mut self, zone: &Zone, dht: Option<&Dht>) -> Result<HostAddresses, String> {
         let now = Instant::now();
         self.looked = Some(now);
-        let dht = (zone.has_ipv4 && is_over(self.asked, SEEN_FOR)).then_some(dht);
+        let dht = dht.filter(|_| zone.has_ipv4 && is_over(self.asked, SEEN_FOR));
         if dht.is_some() {
             self.asked = Some(now);
         }

@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::network::{Network, NetworkError, Put};
 use super::report::{Outcome, date, holding, nodes};
 use super::zone::{Zone, ZoneSource};
 use super::{GOOD_HOLDERS, PublishArgs, refuse};
 use crate::cli::control::counted;
-use crate::cli::dht_client::DhtClient;
-use crate::cli::{fail, print};
+use crate::cli::relays::Relayed;
+use crate::cli::{fail, log, print};
 use crate::pkarr::{HostAddresses, SignedPacket};
-use crate::resolve::{Failure, PublishError, Published, Sighting};
+use crate::resolve::Sighting;
 use crate::serve::systemd::{notify_ready, notify_status, notify_stopping};
 use changes::{Change, Changes};
 use choice::{Choice, choose};
@@ -47,21 +48,21 @@ pub(super) async fn run(args: &PublishArgs, source: ZoneSource) -> ExitCode {
         Ok(zone) => zone,
         Err(lines) => return refuse(&lines),
     };
-    let client = match args.dht.start(LOG_LEVEL) {
-        Ok(client) => client,
+    let network = match open(args) {
+        Ok(network) => network,
         Err(code) => return code,
     };
     let mut watch = Watch {
         changes,
         source,
-        client,
+        network,
         is_filled: !zone.has_variables,
         zone,
         ours: None,
         is_new: true,
         is_json: args.json,
     };
-    notify_ready("looking for the DHT");
+    notify_ready("looking for the network");
     tokio::select! {
         never = watch.keep_published(hangup) => match never {},
         _ = terminate.recv() => {}
@@ -73,9 +74,21 @@ pub(super) async fn run(args: &PublishArgs, source: ZoneSource) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn open(args: &PublishArgs) -> Result<Network, ExitCode> {
+    let relays = args.relays.open(&args.dht.load()?)?;
+    let client = match args.no_dht {
+        true => {
+            let _level = log::start(LOG_LEVEL).map_err(|error| fail(&error))?;
+            None
+        }
+        false => Some(args.dht.start(LOG_LEVEL)?),
+    };
+    Ok(Network { client, relays })
+}
+
 struct Watch {
     source: ZoneSource,
-    client: DhtClient,
+    network: Network,
     changes: Changes,
     zone: Zone,
     /// Whether it has the addresses that it asks for.
@@ -93,17 +106,15 @@ enum Round {
     /// Somebody else's packet was put again, unless it is no valid one.
     Others {
         seq: u64,
-        put: Option<Published>,
+        put: Option<Put>,
     },
 }
 
 /// Why a round has come to nothing.
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
-    #[error("it is not known what the DHT has of this key: {0}")]
-    Lookup(#[from] Failure),
-    #[error("{0}")]
-    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Of the addresses, or of signing.
     #[error("{0}")]
     Other(String),
@@ -111,8 +122,10 @@ enum Trouble {
 
 impl Watch {
     async fn keep_published(&mut self, mut hangup: Signal) -> Infallible {
-        progress("looking for the DHT");
-        self.client.dht.becomes(true).await;
+        progress("looking for the network");
+        if let Some(dht) = self.network.dht() {
+            dht.becomes(true).await;
+        }
         if self.is_filled {
             self.warn();
         }
@@ -122,7 +135,7 @@ impl Watch {
             let round = self.round().await;
             let pause = schedule.ended(ended(&round));
             self.tell(&round, pause);
-            let dht = &self.client.dht;
+            let dht = self.network.dht();
             let change = tokio::select! {
                 change = self.changes.next(&schedule, &self.zone, dht) => change,
                 _ = hangup.recv() => self.changes.reload(),
@@ -137,38 +150,39 @@ impl Watch {
         if !self.is_filled {
             self.fill().await?;
         }
-        let dht = &self.client.dht;
-        let newest = dht.newest(self.source.key).await?;
+        let before = self.network.look(self.source.key).await?;
+        let newest = before.newest().cloned();
         let newest_seq = newest.as_ref().map(Sighting::seq);
         let own_seq = self.ours.as_ref().map(SignedPacket::seq);
         let dns = &self.zone.composed.dns;
-        let (packet, replaces) = match choose(dns, self.is_new, self.ours.as_ref(), newest) {
-            Choice::Again(packet) => (packet, newest_seq),
+        let packet = match choose(dns, self.is_new, self.ours.as_ref(), newest) {
+            Choice::Again(packet) => packet,
             Choice::Sign => {
                 let packet = self.source.sign(&self.zone, newest_seq.max(own_seq));
-                let packet = packet.map_err(|error| Trouble::Other(error.to_string()))?;
-                (packet, newest_seq)
+                packet.map_err(|error| Trouble::Other(error.to_string()))?
             }
             Choice::Others(packet) => {
-                let seq = packet.seq();
-                let put = Some(dht.publish(&packet, Some(seq)).await?);
-                return Ok(Round::Others { seq, put });
+                let put = self.network.put(&packet, &before).await?;
+                return Ok(Round::Others {
+                    seq: packet.seq(),
+                    put: Some(put),
+                });
             }
             Choice::OthersInvalid { seq } => return Ok(Round::Others { seq, put: None }),
         };
-        // Even if it fails some nodes may have it; whatever is newer then is somebody else's.
+        // Even if it fails some may have it; whatever is newer then is somebody else's.
         (self.ours, self.is_new) = (Some(packet.clone()), false);
-        let published = Some(dht.publish(&packet, replaces).await?);
+        let put = self.network.put(&packet, &before).await?;
         Ok(Round::Published(Outcome {
             packet,
-            replaces,
-            published,
+            replaces: newest_seq,
+            put: Some(put),
         }))
     }
 
     /// Finds the addresses that the zone asks for.
     async fn fill(&mut self) -> Result<(), Trouble> {
-        let found = self.changes.find(&self.zone, &self.client.dht).await;
+        let found = self.changes.find(&self.zone, self.network.dht()).await;
         found.map_err(Trouble::Other)?;
         let read = self.read();
         read.map_err(|lines| Trouble::Other(lines.join("; ")))
@@ -221,6 +235,11 @@ impl Watch {
             Err(trouble) => format!("not published: {trouble}"),
         };
         let line = format!("{line}; next in {minutes}");
+        if let Ok(Round::Published(Outcome { put: Some(put), .. })) = round {
+            for fault in put.relays.iter().filter_map(Relayed::fault) {
+                tracing::warn!("{fault}");
+            }
+        }
         if ended(round) == Ended::Well && !matches!(round, Ok(Round::Others { .. })) {
             tracing::info!("{line}");
         } else {
@@ -237,20 +256,28 @@ impl Watch {
 }
 
 fn ended(round: &Result<Round, Trouble>) -> Ended {
-    let holders = match round {
+    let put = match round {
         Err(_) => return Ended::Failed,
-        Ok(Round::Published(outcome)) => outcome.published.map(|published| published.holders),
-        Ok(Round::Others { put, .. }) => put.map(|put| put.holders),
+        Ok(Round::Published(outcome)) => outcome.put.as_ref(),
+        Ok(Round::Others { put, .. }) => put.as_ref(),
     };
-    match holders {
-        Some(holders) if holders.newest < GOOD_HOLDERS => Ended::Few,
-        Some(_) | None => Ended::Well,
+    let Some(put) = put else {
+        return Ended::Well;
+    };
+    match put.published {
+        Some(published) if published.holders.newest < GOOD_HOLDERS => Ended::Few,
+        Some(_) => Ended::Well,
+        None if put.is_nowhere() => Ended::Failed,
+        None => Ended::Well,
     }
 }
 
 impl Round {
     fn line(&self) -> String {
         match self {
+            Self::Published(Outcome { put: Some(put), .. }) if put.is_nowhere() => {
+                "not published: no relay took the packet".to_owned()
+            }
             Self::Published(outcome) => {
                 let seq = outcome.packet.seq();
                 let what = match outcome.replaces {
@@ -258,13 +285,12 @@ impl Round {
                     Some(replaced) => format!("in the place of that signed {}", date(replaced)),
                     None => "for the first time".to_owned(),
                 };
-                let where_to = outcome.published.map(|published| held(&published));
-                let where_to = where_to.unwrap_or_default();
-                format!("published seq {seq} {what}, {where_to}")
+                let where_to = outcome.put.as_ref().map(where_to).unwrap_or_default();
+                format!("published seq {seq} {what}: {where_to}")
             }
             Self::Others { seq, put } => {
                 let put = match put {
-                    Some(put) => format!("it is kept alive ({})", held(put)),
+                    Some(put) => format!("it is kept alive ({})", where_to(put)),
                     None => "it is no valid packet".to_owned(),
                 };
                 format!(
@@ -277,9 +303,20 @@ impl Round {
     }
 }
 
-fn held(published: &Published) -> String {
-    let stored = nodes(published.stored);
-    format!("on {stored}; {} it", holding(published.holders.newest))
+fn where_to(put: &Put) -> String {
+    let on_dht = put.published.map(|published| {
+        let stored = nodes(published.stored);
+        format!("on {stored}, {} it", holding(published.holders.newest))
+    });
+    let taken = put
+        .relays
+        .iter()
+        .filter(|relayed| relayed.fault().is_none())
+        .count();
+    let by_relays =
+        (!put.relays.is_empty()).then(|| format!("by {taken} of {} relays", put.relays.len()));
+    let all: Vec<String> = on_dht.into_iter().chain(by_relays).collect();
+    all.join(", ")
 }
 
 /// Shows what is going on, on a terminal; the next takes its place.
