@@ -742,3 +742,89 @@ async fn what_relays_say_to_a_packet_is_told_in_words() {
         run(&directory, &arguments).await.expect(2).says(text);
     }
 }
+
+async fn resolve(directory: &Directory, key: PublicKey, urls: &[&str], more: &[&str]) -> Ended {
+    let key = key.to_string();
+    let mut arguments = vec!["resolve", &key];
+    for url in urls {
+        arguments.extend(["--relay", url]);
+    }
+    run(directory, &[&arguments[..], more].concat()).await
+}
+
+/// What each relay was told to hold.
+fn holds(report: &Value) -> Vec<(&str, Option<u64>)> {
+    let relays = report["relays"].as_array().unwrap().iter();
+    let holds = relays.map(|relay| (relay["holds"].as_str().unwrap(), relay["seq"].as_u64()));
+    holds.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resolve_asks_relays_also_without_the_dht_and_shows_what_each_has() {
+    let directory = Directory::new();
+    let secret = secret(31);
+    let key = key_of(&secret);
+    let dht = TestDht::start(10).await;
+    let relay = Relay::start(&dht).await;
+    dht.publish(&packet(&secret, SEQ)).await;
+    let stale = Scripted::start(Says::Packet(packet(&secret, SEQ - 5))).await;
+    let empty = Scripted::start(Says::Status("404 Not Found")).await;
+    let busy = Scripted::start(Says::Status("429 Too Many Requests\r\nretry-after: 9")).await;
+    let forged = Scripted::start(Says::Packet(packet(&self::secret(99), SEQ))).await;
+    let urls = [
+        &relay.url()[..],
+        &stale.url,
+        &empty.url,
+        &busy.url,
+        &forged.url,
+    ];
+
+    // No DHT node answers.
+    let report = resolve(&directory, key, &urls, &["--json"]).await;
+    let report = report.expect(0).json();
+    assert_eq!(
+        (&report["status"], &report["packet"]["seq"]),
+        (&"found".into(), &SEQ.into())
+    );
+    let error = report["error"].as_str().unwrap();
+    assert!(error.starts_with("no DHT node answers"), "{report}");
+    let expected = [
+        ("newest", Some(SEQ)),
+        ("older", Some(SEQ - 5)),
+        ("none", None),
+        ("failed", None),
+        ("refused", None),
+    ];
+    assert_eq!(holds(&report), expected);
+
+    // With the DHT; the relay's newer packet is the newest.
+    let new = Scripted::start(Says::Packet(packet(&secret, SEQ + 5))).await;
+    let node = ["--bootstrap", &dht.testnet.bootstrap[0]];
+    let text = resolve(&directory, key, &[&new.url, urls[0], &busy.url], &node).await;
+    let text = text.expect(0).output;
+    for expected in [
+        &format!(
+            "packet       seq {}, signed 2023-11-14 22:13:20 UTC",
+            SEQ + 5
+        ),
+        &format!("relays       {}  newest\n", new.url),
+        &format!(
+            "{}  older: seq {SEQ}, signed 2023-11-14 22:13:20 UTC",
+            urls[0]
+        ),
+        &format!("{}  failed: it has had too many requests", busy.url),
+        "held by      0 of the ",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    assert!(!text.contains("may be a newer one"), "{text}");
+
+    // Nobody has it: the DHT proves that, a relay does not.
+    let nobody = key_of(&self::secret(32));
+    let ended = resolve(&directory, nobody, &[&empty.url], &node).await;
+    assert!(ended.expect(1).output.contains("none: no DHT node has one"));
+    let report = resolve(&directory, nobody, &[&empty.url], &["--json"]).await;
+    let report = report.expect(3).json();
+    assert_eq!(report["status"], "failure");
+    assert_eq!(holds(&report), [("none", None)]);
+}

@@ -30,6 +30,12 @@ pub(super) struct RelayArgs {
     urls: Vec<RelayUrl>,
 }
 
+/// A relay that was asked for a key.
+pub(super) struct Asked {
+    pub(super) url: String,
+    pub(super) told: Told,
+}
+
 /// What a relay has of a key.
 pub(super) type Told = Result<Option<Sighting>, RelayError>;
 
@@ -60,6 +66,16 @@ impl RelayArgs {
         let relays = open_relays(config, &self.urls, RESOLV_CONF.as_ref());
         relays.map_err(|error| fail(&error))
     }
+}
+
+/// What each relay gives to those who ask for a key.
+pub(super) async fn ask_each(relays: &Relays, key: PublicKey) -> Vec<Asked> {
+    let asked = relays.each().iter().map(|relay| async move {
+        let told = relay.get(key, Policy::Usual, None, LOOK_TIME).await;
+        let url = relay.url().to_string();
+        Asked { url, told }
+    });
+    join_all(asked).await
 }
 
 impl<'a> RelayPublisher<'a> {

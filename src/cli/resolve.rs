@@ -1,4 +1,5 @@
-//! `pkbridge resolve`: a key's packet straight from the DHT, without a running service, and who holds it.
+//! `pkbridge resolve`: a key's packet straight from the DHT and relays, without a running service, and who holds
+//! it.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -13,13 +14,16 @@ use super::control::{Sheet, ascii, bytes, counted, seconds};
 use super::dht_client::DhtArgs;
 use super::explain::utc;
 use super::query::{printable, proto_record, records_json, table};
+use super::relays::{self, Asked, RelayArgs};
 use super::serve::RESOLV_CONF;
 use super::{complain, fail, log};
 use crate::config::Config;
 use crate::pkarr::{
     Lookup, NameKind, PublicKeyName, Record, SignedPacket, Suffixes, Zone, parse_name, signed_at,
 };
-use crate::resolve::{Asker, Dht, Ending, Failure, FetchPacket, Holder, Holds, Sighting, Wanted};
+use crate::resolve::{
+    Asker, Dht, Ending, Failure, FetchPacket, Holder, Holds, RelayError, Sighting, Wanted,
+};
 use crate::server::join_dht;
 
 /// Longest wait for the first DHT node to answer.
@@ -39,6 +43,9 @@ pub(super) struct ResolveArgs {
     name: Name,
 
     #[command(flatten)]
+    relays: RelayArgs,
+
+    #[command(flatten)]
     dht: DhtArgs,
 
     /// Print one JSON object instead of text
@@ -52,6 +59,8 @@ struct Report {
     verdict: Verdict,
     /// What the nodes nearest to the key hold, if they could be asked.
     holders: Vec<Holder>,
+    /// What relays have, if any were to be asked.
+    relays: Vec<Asked>,
     elapsed: Duration,
 }
 
@@ -86,12 +95,19 @@ pub(super) async fn run(args: ResolveArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    let relays = match args.relays.open(&config) {
+        Ok(relays) => relays,
+        Err(code) => return code,
+    };
     let started = Instant::now();
-    let (verdict, holders) = look(config, &name).await;
+    let ((newest, end, holders), relays) =
+        tokio::join!(look(config, &name), relays::ask_each(&relays, name.key));
+    let relayed = relays.iter().filter_map(|asked| asked.told.clone().ok()?);
     let report = Report {
         name,
-        verdict,
+        verdict: Verdict::of(newest.into_iter().chain(relayed).reduce(newer), &end),
         holders,
+        relays,
         elapsed: started.elapsed(),
     };
     let text = if args.json {
@@ -132,12 +148,15 @@ fn public_key_name(name: &Name, suffixes: &[String]) -> Result<PublicKeyName, St
     }
 }
 
+/// How the lookup on the DHT ended, or why there was none.
+type End = Result<Ending, String>;
+
 /// Looks for the packet as the resolver does, then asks the nodes that should hold it one by one.
-async fn look(config: Config, name: &PublicKeyName) -> (Verdict, Vec<Holder>) {
+async fn look(config: Config, name: &PublicKeyName) -> (Option<Sighting>, End, Vec<Holder>) {
     let nodes = config.dht.bootstrap.join(", ");
     let stop = CancellationToken::new();
     let _stopped_at_end = stop.clone().drop_guard();
-    let failed = |error: String| (Verdict::Failure(error), Vec::new());
+    let failed = |error: String| (None, Err(error), Vec::new());
     let dht = match join_dht(config, RESOLV_CONF.as_ref(), stop) {
         Ok(dht) => dht,
         Err(error) => return failed(error.to_string()),
@@ -152,20 +171,15 @@ async fn look(config: Config, name: &PublicKeyName) -> (Verdict, Vec<Holder>) {
         Holds::Item(item) => Some(item.clone()),
         Holds::Refused(_) | Holds::Nothing | Holds::Unknown => None,
     });
-    let newest = newest
-        .into_iter()
-        .chain(held)
-        .reduce(|one, other| if other.replaces(&one) { other } else { one });
-    let verdict = match (newest, ending) {
-        (Some(Sighting::Packet(packet)), ending) => Verdict::Packet(packet, doubt(&ending)),
-        (Some(Sighting::Invalid { seq, reason }), _) => Verdict::Invalid { seq, reason },
-        (None, Ending::Complete(_)) => Verdict::Absent,
-        (None, Ending::Poor | Ending::Relayed) => {
-            Verdict::Failure(Failure::DhtPoorMiss.to_string())
-        }
-        (None, Ending::Failed(failure)) => Verdict::Failure(failure.to_string()),
-    };
-    (verdict, holders)
+    (
+        newest.into_iter().chain(held).reduce(newer),
+        Ok(ending),
+        holders,
+    )
+}
+
+fn newer(one: Sighting, other: Sighting) -> Sighting {
+    if other.replaces(&one) { other } else { one }
 }
 
 async fn newest(dht: &Dht, name: &PublicKeyName) -> (Option<Sighting>, Ending) {
@@ -180,12 +194,28 @@ async fn newest(dht: &Dht, name: &PublicKeyName) -> (Option<Sighting>, Ending) {
     (newest, ending)
 }
 
+impl Verdict {
+    fn of(newest: Option<Sighting>, end: &End) -> Self {
+        match (newest, end) {
+            (Some(Sighting::Packet(packet)), end) => Self::Packet(packet, doubt(end)),
+            (Some(Sighting::Invalid { seq, reason }), _) => Self::Invalid { seq, reason },
+            (None, Ok(Ending::Complete(_))) => Self::Absent,
+            (None, Ok(Ending::Poor | Ending::Relayed)) => {
+                Self::Failure(Failure::DhtPoorMiss.to_string())
+            }
+            (None, Ok(Ending::Failed(failure))) => Self::Failure(failure.to_string()),
+            (None, Err(why)) => Self::Failure(why.clone()),
+        }
+    }
+}
+
 /// Why there may be a newer packet than the one that was found.
-fn doubt(ending: &Ending) -> Option<String> {
-    match ending {
-        Ending::Complete(_) => None,
-        Ending::Poor | Ending::Relayed => Some("too few DHT nodes answered".to_owned()),
-        Ending::Failed(failure) => Some(failure.to_string()),
+fn doubt(end: &End) -> Option<String> {
+    match end {
+        Ok(Ending::Complete(_)) => None,
+        Ok(Ending::Poor | Ending::Relayed) => Some("too few DHT nodes answered".to_owned()),
+        Ok(Ending::Failed(failure)) => Some(failure.to_string()),
+        Err(why) => Some(why.clone()),
     }
 }
 
@@ -217,6 +247,14 @@ impl Report {
         }
         if !self.holders.is_empty() {
             sheet.lines("held by", "", &self.holder_lines());
+        }
+        if !self.relays.is_empty() {
+            let lines: Vec<_> = self
+                .relays
+                .iter()
+                .map(|asked| self.relay_line(asked))
+                .collect();
+            sheet.lines("relays", "", &lines);
         }
         let milliseconds = self.elapsed.as_millis();
         sheet.line("took", &format!("{milliseconds} ms"));
@@ -280,6 +318,41 @@ impl Report {
         std::iter::once(counts.join(", "))
             .chain(self.holders.iter().map(line))
             .collect()
+    }
+
+    fn relay_line(&self, asked: &Asked) -> String {
+        let more = match &asked.told {
+            Ok(Some(item)) if !self.is_newest(item) => {
+                format!(": seq {}, {}", item.seq(), signed(item.seq()))
+            }
+            Ok(_) => String::new(),
+            Err(error) => format!(": {error}"),
+        };
+        format!("{}  {}{more}", asked.url, self.relay_standing(asked))
+    }
+
+    fn relay_standing(&self, asked: &Asked) -> &'static str {
+        match &asked.told {
+            Ok(Some(item)) if self.is_newest(item) => "newest",
+            Ok(Some(_)) => "older",
+            Ok(None) => "none",
+            Err(RelayError::Packet(_)) => "refused",
+            Err(_) => "failed",
+        }
+    }
+
+    fn relay_json(&self, asked: &Asked) -> Value {
+        let (seq, error) = match &asked.told {
+            Ok(Some(Sighting::Invalid { seq, reason })) => (Some(*seq), Some(reason.clone())),
+            Ok(item) => (item.as_ref().map(Sighting::seq), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        json!({
+            "url": asked.url,
+            "holds": self.relay_standing(asked),
+            "seq": seq,
+            "error": error,
+        })
     }
 
     /// How many nodes hold what, by the word for it.
@@ -348,6 +421,7 @@ impl Report {
             "held": self.counts().into_iter().map(|(what, count)| (what.to_owned(), count.into()))
                 .collect::<serde_json::Map<String, Value>>(),
             "nodes": nodes.collect::<Vec<_>>(),
+            "relays": self.relays.iter().map(|asked| self.relay_json(asked)).collect::<Vec<_>>(),
             "milliseconds": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
         })
     }
