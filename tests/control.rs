@@ -25,8 +25,8 @@ use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{Name, RData, RecordType};
 use pkbridge::control::{
     BindFault, CacheUse, Cached, Control, ControlListener, Dht, Explanation, Flush, Flushed,
-    Freshness, Instance, KeepAlive, LastLookup, Lookups, Packet, Request, Source, Status, Store,
-    serve_control,
+    Freshness, Instance, KeepAlive, LastLookup, Lookups, Packet, Relay, Request, Source, Status,
+    Store, serve_control,
 };
 use pkbridge::pkarr::PublicKey;
 use serde_json::{Value, json};
@@ -135,6 +135,22 @@ fn status() -> Status {
             answered_share: Some(0.867),
             refused_packets: [("wrong signature".to_owned(), 7)].into(),
         },
+        relays: vec![
+            Relay {
+                url: "https://relay.example".to_owned(),
+                answered: 3,
+                failed: 0,
+                last_error: None,
+                pause_seconds: 0,
+            },
+            Relay {
+                url: "http://127.0.0.1:6881".to_owned(),
+                answered: 0,
+                failed: 2,
+                last_error: Some("HTTP status 500".to_owned()),
+                pause_seconds: 2,
+            },
+        ],
         keep_alive: Some(KeepAlive {
             keys: 5,
             kept: 2,
@@ -167,6 +183,8 @@ lookups      5 under way, 0 waiting
              1 refused: over a budget, or too many waiting
 answered by  87 % of the nodes asked
 bad packets  7 wrong signature
+relays       https://relay.example: 3 answered, 0 failed
+             http://127.0.0.1:6881: 0 answered, 2 failed, the last: HTTP status 500; asked again in 2s
 keep-alive   5 keys: 2 put on the DHT again, 1 let go, 1 failed, 1 not yet; the last 12m ago
 ";
 
@@ -219,7 +237,7 @@ const EXPLANATION_TEXT: &str = "\
 kind         public-key name
 key          ppsczdihmrgi8ft4xhkfcn3x8uhkdmbrfroyocrhqggcmurb4xno
 packet       seq 1798761599000000, signed 2026-12-31 23:59:59 UTC
-             3 records, 412 B, from the DHT
+             3 records, 412 B, from the network
              provisional, for 20s: a newer one may follow
              confirmed 40s ago, held by 18 nodes, an older one by 2
              last lookup 4s ago: too few DHT nodes answered
@@ -1080,7 +1098,7 @@ async fn explain_tells_of_a_packet_and_of_an_absence() {
     let text = service.says(&["explain", &key]).await;
     for part in [
         "packet       seq 1700000000000000, signed 2023-11-14 22:13:20 UTC\n             1 record, ",
-        " B, from the DHT\n             fresh for ",
+        " B, from the network\n             fresh for ",
         " ago, held by ",
         "answers      A    NOERROR  ",
         "\n             TXT  NOERROR  ",

@@ -21,12 +21,13 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{RData, Record, RecordType};
 use pkbridge::config::Config;
+use pkbridge::control;
 use pkbridge::endpoint::Endpoint;
 use pkbridge::pkarr::{PublicKey, SignedPacket, SigningKey};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -512,12 +513,52 @@ async fn without_dht_a_bad_relay_makes_a_failure_and_a_good_one_beside_it_is_hea
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_has_had_enough_is_left_alone() {
+    let directory = Directory::new();
     let relay = Scripted::start(Says::Status("429 Too Many Requests\r\nretry-after: 120")).await;
-    let server = Running::start(relayed(&[&relay.url]));
-    ask_txt(&server, key_of(&secret(1))).await;
-    assert_eq!(relay.asked().len(), 1);
-    ask_txt(&server, key_of(&secret(2))).await;
-    assert_eq!(relay.asked().len(), 1);
+    let good = Scripted::start(Says::Status("404 Not Found")).await;
+    let mut config = relayed(&[&relay.url, &good.url]);
+    let socket = directory.join("control");
+    config.control.socket = Some(socket.clone());
+    let server = Running::start(config);
+    for number in 1..=2 {
+        ask_txt(&server, key_of(&secret(number))).await;
+        assert_eq!(relay.asked().len(), 1);
+    }
+    let status = control::ask(&socket, &control::Request::Status).await;
+    let relays = &status.unwrap()["relays"];
+    let (bad, good_told) = (&relays[0], &relays[1]);
+    assert_eq!(
+        *good_told,
+        json!({
+            "url": good.url, "answered": 2, "failed": 0, "last_error": null, "pause_seconds": 0
+        })
+    );
+    assert_eq!((&bad["answered"], &bad["failed"]), (&0.into(), &1.into()));
+    assert!(bad["last_error"].as_str().unwrap().contains("429"), "{bad}");
+    assert!(
+        (100..=120).contains(&bad["pause_seconds"].as_u64().unwrap()),
+        "{bad}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_dht_a_client_that_asks_relays_for_keys_that_nobody_has_is_held_up() {
+    let relay = Scripted::start(Says::Status("404 Not Found")).await;
+    let mut config = relayed(&[&relay.url]);
+    // Sixty in a minute.
+    config.dht.max_misses_per_client = 1;
+    let server = Running::start(config);
+    let ask = async |number: u8| {
+        let reply = ask_txt(&server, key_of(&secret(number))).await;
+        assert_eq!(rcode(&reply), ResponseCode::ServFail);
+        ede(&reply).unwrap().1
+    };
+    futures_util::future::join_all((0..70).map(ask)).await;
+    let asked = relay.asked().len();
+    assert!(asked >= 60, "{asked}");
+    let told = ask(200).await;
+    assert!(told.starts_with("too many unpublished keys"), "{told}");
+    assert_eq!(relay.asked().len(), asked);
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ fn text(explanation: &Explanation) -> String {
 
 fn packet_lines(packet: &Packet) -> Vec<String> {
     let source = match packet.source {
-        Source::Dht => "the DHT",
+        Source::Dht => "the network",
         Source::Disk => "disk",
     };
     let records = counted(packet.records, "record", "records");

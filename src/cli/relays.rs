@@ -2,6 +2,7 @@
 //! them.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -62,7 +63,7 @@ enum Fault {
 
 impl RelayArgs {
     /// The relays; complains if the configuration does not let them be reached. Nothing is sent yet.
-    pub(super) fn open(&self, config: &Config) -> Result<Relays, ExitCode> {
+    pub(super) fn open(&self, config: &Config) -> Result<Arc<Relays>, ExitCode> {
         let relays = open_relays(config, &self.urls, RESOLV_CONF.as_ref());
         relays.map_err(|error| fail(&error))
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::control::{ControlArgs, Sheet, bytes, counted, seconds};
-use crate::control::{CacheUse, Dht, KeepAlive, Request, Status, Store};
+use crate::control::{CacheUse, Dht, KeepAlive, Relay, Request, Status, Store};
 
 /// Asks and shows.
 pub(super) async fn run(args: &ControlArgs) -> ExitCode {
@@ -32,6 +32,10 @@ fn text(status: &Status) -> String {
         &status.store.as_ref().map_or_else(Vec::new, store),
     );
     dht(&mut sheet, &status.dht);
+    if !status.relays.is_empty() {
+        let lines: Vec<_> = status.relays.iter().map(relay).collect();
+        sheet.lines("relays", "", &lines);
+    }
     if let Some(status) = &status.keep_alive {
         sheet.line("keep-alive", &keep_alive(status));
     }
@@ -122,6 +126,23 @@ fn dht(sheet: &mut Sheet, dht: &Dht) {
     if !refused.is_empty() {
         sheet.lines("bad packets", "", &refused);
     }
+}
+
+fn relay(relay: &Relay) -> String {
+    let Relay {
+        url,
+        answered,
+        failed,
+        ..
+    } = relay;
+    let mut line = format!("{url}: {answered} answered, {failed} failed");
+    if let Some(error) = &relay.last_error {
+        line += &format!(", the last: {error}");
+    }
+    if relay.pause_seconds > 0 {
+        line += &format!("; asked again in {}", seconds(relay.pause_seconds));
+    }
+    line
 }
 
 fn keep_alive(status: &KeepAlive) -> String {

@@ -26,7 +26,7 @@ pub use client::{AskError, ask};
 pub use listener::{BindError, BindFault, ControlListener};
 pub use report::{
     CacheUse, Cached, Dht, Explanation, FOUND, Flushed, Freshness, Instance, KeepAlive, LastLookup,
-    Lookups, Packet, Source, Status, Store,
+    Lookups, Packet, Relay, Source, Status, Store,
 };
 pub use request::{Flush, Request, RequestError};
 pub use serve::serve_control;

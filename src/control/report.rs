@@ -26,6 +26,8 @@ pub struct Status {
     pub store: Option<Store>,
     /// The DHT.
     pub dht: Dht,
+    /// Relays that are asked beside it; empty if there are none.
+    pub relays: Vec<Relay>,
     /// Keys whose packets are put on the DHT again; `None` if there are none.
     pub keep_alive: Option<KeepAlive>,
 }
@@ -110,6 +112,21 @@ pub struct Lookups {
     pub under_way: u64,
     /// Waiting for their turn now.
     pub waiting: u64,
+}
+
+/// A relay, as the service sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// Its URL.
+    pub url: String,
+    /// Lookups that it has answered, since the start.
+    pub answered: u64,
+    /// Those that it has not, or wrongly.
+    pub failed: u64,
+    /// Why, if it was the last one.
+    pub last_error: Option<String>,
+    /// For how long it is left alone after that.
+    pub pause_seconds: u64,
 }
 
 /// Keys whose packets are put on the DHT again: how many came to what the last time; the rest has not had its
@@ -202,7 +219,7 @@ pub struct LastLookup {
 /// Where a packet came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
-    /// A lookup in the DHT.
+    /// A lookup on the DHT, or at relays beside it.
     #[serde(rename = "DHT")]
     Dht,
     /// The store, after a start.

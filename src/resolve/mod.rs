@@ -108,7 +108,7 @@ pub use rebinding::RebindingGuard;
 #[doc(hidden)]
 pub use recurse::{Recursive, RecursiveSettings, read_root_hints, root_servers};
 #[doc(hidden)]
-pub use relays::{Policy, Relay, RelayError, Relays};
+pub use relays::{Policy, Relay, RelayError, RelayStatus, Relays};
 #[doc(hidden)]
 pub use response::Response;
 #[doc(hidden)]

@@ -24,7 +24,7 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Sources {
     dht: Arc<Dht>,
-    relays: Relays,
+    relays: Arc<Relays>,
 }
 
 /// What one lookup has seen so far, from both sides.
@@ -47,7 +47,7 @@ enum Side {
 
 impl Sources {
     /// The DHT, and `relays` beside it.
-    pub fn new(dht: Arc<Dht>, relays: Relays) -> Self {
+    pub fn new(dht: Arc<Dht>, relays: Arc<Relays>) -> Self {
         Self { dht, relays }
     }
 

@@ -60,13 +60,13 @@ pub(super) fn relays(
     config: &Config,
     urls: &[RelayUrl],
     forward: &Arc<CurrentForward>,
-) -> Result<Relays, StartError> {
+) -> Result<Arc<Relays>, StartError> {
     if urls.is_empty() {
-        return Ok(Relays::default());
+        return Ok(Arc::default());
     }
     let tls = Tls::new(config.upstream.ca_file.as_deref());
     let tls = tls.map_err(|error| StartError::Upstream(error.to_string()))?;
-    Ok(Relays::new(urls, &tls, &hosts(config, forward)))
+    Ok(Arc::new(Relays::new(urls, &tls, &hosts(config, forward))))
 }
 
 pub(super) fn open_store(config: &Config) -> Option<Arc<Store>> {
@@ -117,7 +117,7 @@ pub(super) fn answers(config: &Config) -> AnswerCache {
 pub(super) fn packets(
     config: &Config,
     dht: &Arc<Dht>,
-    relays: Relays,
+    relays: &Arc<Relays>,
     store: Option<&Arc<Store>>,
 ) -> Arc<Packets> {
     let times = HoldTimes {
@@ -129,7 +129,7 @@ pub(super) fn packets(
         stale_wait: config.cache.stale_wait,
     };
     Packets::new(
-        Arc::new(Sources::new(Arc::clone(dht), relays)),
+        Arc::new(Sources::new(Arc::clone(dht), Arc::clone(relays))),
         store.map(Arc::clone),
         packets_max_bytes(config),
         times,

@@ -23,7 +23,7 @@ use crate::control::{
 use crate::pkarr::{NameKind, PublicKey, PublicKeyName, Suffixes, Zone, signed_at};
 use crate::resolve::{
     Answer, AnswerCache, Dht, Ede, Forward, Held, KeepAlive, KeyState, LocalRecords, Packets,
-    Source, Store, StoreState, is_special_use,
+    Relays, Source, Store, StoreState, is_special_use,
 };
 
 /// The parts of the server that can be asked. Replaced as a whole on reload.
@@ -38,6 +38,7 @@ pub(super) struct Parts {
     pub(super) dht: Arc<Dht>,
     pub(super) store: Option<Arc<Store>>,
     pub(super) packets: Arc<Packets>,
+    pub(super) relays: Arc<Relays>,
     pub(super) keep_alive: Arc<KeepAlive>,
     pub(super) answers: AnswerCache,
 }
@@ -89,6 +90,7 @@ impl Parts {
             },
             store: self.store.as_ref().map(|store| self.store_status(store)),
             dht: self.dht_status(),
+            relays: self.relays_status(),
             keep_alive: self.keep_alive_status(),
         }
     }
@@ -155,6 +157,23 @@ impl Parts {
             answered_share: status.answered_share,
             refused_packets: refused,
         }
+    }
+
+    fn relays_status(&self) -> Vec<control::Relay> {
+        let relays = self.relays.status().into_iter();
+        let status = relays.map(|relay| control::Relay {
+            url: relay.url,
+            answered: relay.answered,
+            failed: relay.failed,
+            last_error: relay.last_error,
+            pause_seconds: relay
+                .pause
+                .as_millis()
+                .div_ceil(1000)
+                .try_into()
+                .unwrap_or(u64::MAX),
+        });
+        status.collect()
     }
 
     fn keep_alive_status(&self) -> Option<control::KeepAlive> {

@@ -40,7 +40,7 @@ pub fn open_relays(
     config: &Config,
     urls: &[RelayUrl],
     resolv_conf: &Path,
-) -> Result<Relays, StartError> {
+) -> Result<Arc<Relays>, StartError> {
     let is_name = |url: &RelayUrl| matches!(url.server.host, Host::Name(_));
     let has_names = urls.iter().any(is_name);
     let forwarding = forwarding(config, has_names.then_some(resolv_conf), &[]);

@@ -153,13 +153,14 @@ impl Server {
         if let Some(store) = &store {
             store.wait_until_open(STORE_PATIENCE);
         }
-        let packets = packets(&config, &dht, relays, store.as_ref());
+        let packets = packets(&config, &dht, &relays, store.as_ref());
         let parts = Parts {
             started: Instant::now(),
             suffixes: Suffixes::new(&config.names.suffixes),
             local: Arc::new(local_records(&config)),
             keep_alive: keep_alive(&config, &packets, &dht, None),
             packets,
+            relays,
             answers: answers(&config),
             config: config.clone(),
             listening,
@@ -289,7 +290,7 @@ impl Server {
             .collect();
         let forwarding = forwarding(&config, self.resolv_conf.as_deref(), &listening)
             .map_err(StartError::Upstream)?;
-        let relays = relays(&config, &config.relays.urls, &self.forward)?;
+        let mut relays = relays(&config, &config.relays.urls, &self.forward)?;
 
         let dht_changed =
             config.dht != self.config.dht || config.state.directory != self.config.state.directory;
@@ -311,10 +312,11 @@ impl Server {
             || config.upstream.ca_file != self.config.upstream.ca_file;
         let changed = dht_changed || store_changed || relays_changed;
         let packets = if changed || config.cache != self.config.cache {
-            let packets = packets(&config, &dht, relays, store.as_ref());
+            let packets = packets(&config, &dht, &relays, store.as_ref());
             packets.take_over(&before.packets);
             packets
         } else {
+            relays = Arc::clone(&before.relays);
             Arc::clone(&before.packets)
         };
         // Each packet voids the answers made from it, and new ones know nothing of the old answers.
@@ -345,6 +347,7 @@ impl Server {
             dht,
             store,
             packets,
+            relays,
             keep_alive,
         };
         let service = match service(&config, &parts) {

@@ -1,6 +1,7 @@
 //! Where a zone is published: the DHT, relays, or both.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::report::date;
 use crate::cli::dht_client::DhtClient;
@@ -13,7 +14,7 @@ use crate::resolve::{Dht, Failure, PublishError, Published, Relays, Sighting};
 pub(super) struct Network {
     /// `None` if the relays are to do it alone.
     pub(super) client: Option<DhtClient>,
-    pub(super) relays: Relays,
+    pub(super) relays: Arc<Relays>,
 }
 
 /// What there was of a key, before something is put in its place.

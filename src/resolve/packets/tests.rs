@@ -476,3 +476,19 @@ async fn one_clients_budget_is_not_anothers() {
     assert!(matches!(second, Known::Packet(_)), "{second:?}");
     assert_eq!(*world.fetcher.askers.lock().unwrap(), [other, CLIENT]);
 }
+
+/// The DHT could not be asked: it is held as long as its TTLs say, and not taken for the newest.
+#[tokio::test(start_paused = true)]
+async fn a_packet_of_relays_alone_has_its_time_and_is_not_put_on_the_dht() {
+    let relayed = || Script {
+        ending: Ending::Relayed,
+        ..sees([Sighting::Packet(packet(7, 300))])
+    };
+    let world = World::new([relayed(), relayed()]);
+    let held = world.found().await;
+    assert!(!held.is_provisional);
+    assert_eq!(held.expires - held.fetched, Duration::from_secs(300));
+    assert_eq!((held.holders, held.ttl_limit()), (None, u32::MAX));
+    let again = world.packets.look_again(world.key).await;
+    assert_eq!(again.unwrap_err(), Failure::DhtPoorMiss);
+}

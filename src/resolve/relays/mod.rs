@@ -3,7 +3,7 @@
 //! does not give proves nothing.
 
 mod connect;
-mod pauses;
+mod health;
 mod relay;
 
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::endpoint::RelayUrl;
 use crate::pkarr::PublicKey;
 use connect::Connector;
 
+pub use health::RelayStatus;
 pub use relay::{Policy, Relay, RelayError};
 
 /// How long a relay may take for a lookup: it may have to look on the DHT itself.
@@ -41,6 +42,13 @@ impl Relays {
     /// Each of them, in the order in which they were given.
     pub fn each(&self) -> &[Relay] {
         &self.0
+    }
+
+    /// How they do as a source.
+    pub fn status(&self) -> Vec<RelayStatus> {
+        let each = self.0.iter();
+        each.map(|relay| relay.health.status(relay.url().to_string()))
+            .collect()
     }
 
     /// Asks all of them that work for what they have of a key, unless it is older than `known_seq`. Tells
@@ -70,15 +78,16 @@ impl Relay {
         key: PublicKey,
         known_seq: Option<u64>,
     ) -> Result<Option<Sighting>, RelayError> {
-        self.pauses.check()?;
+        self.health.check()?;
         let looked = self.get(key, Policy::Usual, known_seq, LOOKUP_TIME).await;
-        let relay = self.url();
-        match looked.as_ref().err() {
-            Some(error) if self.pauses.take(Some(error)) => {
+        let (relay, error) = (self.url(), looked.as_ref().err());
+        let is_news = self.health.take(error);
+        match error {
+            Some(error) if is_news && error.is_of_relay() => {
                 tracing::warn!(%relay, %error, "a relay fails; it is asked again after pauses");
             }
-            None if self.pauses.take(None) => tracing::info!(%relay, "a relay works again"),
             Some(error) => tracing::debug!(%key, %relay, %error, "a relay has not answered"),
+            None if is_news => tracing::info!(%relay, "a relay works again"),
             None => {}
         }
         looked

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::connect::Connector;
-use super::pauses::Pauses;
+use super::health::Health;
 use crate::endpoint::RelayUrl;
 use crate::pkarr::{MAX_DNS_LEN, PacketError, PublicKey, SignedPacket, signed_at};
 use crate::resolve::packets::Sighting;
@@ -51,7 +51,7 @@ pub struct Relay {
     base: String,
     http: Client<Connector, Full<Bytes>>,
     places: Semaphore,
-    pub(super) pauses: Pauses,
+    pub(super) health: Health,
 }
 
 /// Whose word a relay gives.
@@ -143,7 +143,7 @@ impl Relay {
             base,
             http,
             places: Semaphore::new(MAX_UNDER_WAY),
-            pauses: Pauses::default(),
+            health: Health::default(),
         }
     }
 
