@@ -772,7 +772,8 @@ async fn what_relays_say_to_a_packet_is_told_in_words() {
     let silent = Scripted::start(Says::Status("503 Service Unavailable")).await;
     let arguments = [&PUBLISH[..], &["--no-dht", "--relay", &silent.url]].concat();
     let ended = run(&directory, &arguments).await.expect(3);
-    ended.says("nothing was published: HTTP status 503");
+    ended.says("so nothing was published");
+    ended.says("HTTP status 503");
     assert_eq!(ended.output, "");
     assert!(silent.asked().iter().all(|asked| asked.starts_with("get ")));
     for (arguments, text) in [

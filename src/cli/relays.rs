@@ -25,7 +25,7 @@ const PUBLISH_TIME: Duration = Duration::from_secs(30);
 /// Relays beside the DHT.
 #[derive(Debug, clap::Args)]
 pub(super) struct RelayArgs {
-    /// A Pkarr relay beside the DHT, such as https://relay.example; can be given several times. It learns of
+    /// A Pkarr relay beside the DHT, such as `https://relay.example`; can be given several times. It learns of
     /// the key
     #[arg(id = "relay", long = "relay", value_name = "URL")]
     urls: Vec<RelayUrl>,

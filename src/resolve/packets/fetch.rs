@@ -83,7 +83,10 @@ impl Sighting {
     ///
     /// # Errors
     /// If the key has not signed it.
-    pub fn of(seq: u64, verified: Result<SignedPacket, PacketError>) -> Result<Self, PacketError> {
+    pub(crate) fn of(
+        seq: u64,
+        verified: Result<SignedPacket, PacketError>,
+    ) -> Result<Self, PacketError> {
         match verified {
             Ok(packet) => Ok(Self::Packet(packet)),
             Err(error) if error.is_signed() => {
@@ -96,7 +99,7 @@ impl Sighting {
 
     /// Whether it takes the place of `other`: the higher sequence number wins; on a tie a packet wins over
     /// what is none, then the greater bytes.
-    pub fn replaces(&self, other: &Self) -> bool {
+    pub(crate) fn replaces(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Packet(new), Self::Packet(old)) => new.is_newer_than(old),
             (Self::Packet(_), Self::Invalid { .. }) => self.seq() >= other.seq(),
