@@ -462,11 +462,17 @@ struct Watcher {
 
 impl Watcher {
     fn start(directory: &Directory, dht: &TestDht, more: &[&str]) -> Self {
+        let nodes = dht.testnet.bootstrap.iter();
+        let nodes = nodes.flat_map(|node| ["--bootstrap", node]);
+        Self::start_with(
+            directory,
+            &nodes.chain(more.iter().copied()).collect::<Vec<_>>(),
+        )
+    }
+
+    fn start_with(directory: &Directory, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
         command.args(["publish", "my.zone", "--key", "my.key", "--watch", "--json"]);
-        for node in &dht.testnet.bootstrap {
-            command.args(["--bootstrap", node]);
-        }
         let socket = directory.join("notify");
         let notices = UnixDatagram::bind(&socket).unwrap();
         command
@@ -611,6 +617,30 @@ async fn a_watched_zone_follows_its_file_and_leaves_what_others_published() {
     watcher.signal("-TERM");
     watcher.says("stopped").await;
     assert!(watcher.program.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_zone_is_published_by_relays_alone_where_udp_is_blocked() {
+    let directory = Directory::new();
+    let dht = TestDht::start(10).await;
+    let relay = pkarr_relay::Relay::run_test(&dht.testnet.bootstrap)
+        .await
+        .unwrap();
+    let url = format!("http://127.0.0.1:{}", relay.relay_address().port());
+    write_key(&directory, 23);
+    write_zone(&directory, "@ A 192.0.2.1\n");
+    let mut watcher = Watcher::start_with(&directory, &["--no-dht", "--relay", &url]);
+    let first = watcher.publishes().await;
+    assert_eq!(first["relays"][0]["published"], true, "{first}");
+    assert_eq!(first["stored"], Value::Null);
+
+    write_zone(&directory, "@ A 192.0.2.2\n");
+    let second = watcher.publishes().await;
+    assert_eq!(second["replaces_seq"], first["seq"]);
+    assert_eq!(second["relays"][0]["published"], true, "{second}");
+    relay.shutdown();
+    watcher.signal("-HUP");
+    watcher.says("so nothing was published").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
