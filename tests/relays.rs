@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use common::*;
 use dht_simulator::{Item, Network, Settings};
+use ed25519_dalek::Signer;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -300,6 +301,7 @@ async fn tls_front(server: SocketAddr, protocol: &str) -> (u16, String) {
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let speaks_http2 = protocol == "h2";
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -312,6 +314,11 @@ async fn tls_front(server: SocketAddr, protocol: &str) -> (u16, String) {
                     return;
                 };
                 let mut back = TcpStream::connect(server).await.unwrap();
+                // The relay takes either; RFC 9113 section 3.4.
+                let mut first = [0; 3];
+                front.read_exact(&mut first).await.unwrap();
+                assert_eq!(first == *b"PRI", speaks_http2);
+                back.write_all(&first).await.unwrap();
                 let _ = copy_bidirectional(&mut front, &mut back).await;
             });
         }
@@ -361,6 +368,24 @@ async fn whoever_has_the_newest_packet_wins() {
         until_told(&server, key, |seq, ttl| seq == new && ttl > PROVISIONAL_TTL).await;
         assert_eq!(relay.asked().len(), 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_key_has_signed_and_is_no_packet_supersedes_also_from_a_relay() {
+    let network = slow_network().await;
+    let secret = secret(3);
+    let key = key_of(&secret);
+    network.store(&item(&packet(&secret, SEQ)));
+    let seq = SEQ + 1;
+    let signature = secret.sign(format!("3:seqi{seq}e1:v4:none").as_bytes());
+    let payload = [&signature.to_bytes()[..], &seq.to_be_bytes(), b"none"].concat();
+    let relay = Scripted::start(Says::Body(payload)).await;
+    let server = Running::start(with_relays(on(&network), &[&relay.url]));
+    joined(&server).await;
+    let reply = ask_txt(&server, key).await;
+    let (_, why) = ede(&reply).unwrap();
+    assert_eq!(rcode(&reply), ResponseCode::ServFail);
+    assert!(why.contains("seq 1700000000000001"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -604,7 +629,10 @@ impl Ended {
 /// The program, with a configuration that leads nowhere, while this runtime goes on.
 async fn run(directory: &Directory, arguments: &[&str]) -> Ended {
     let config = "[dht]\nbootstrap = [\"127.0.0.1:9\"]\n[upstream]\nservers = [\"127.0.0.1:9\"]\n";
-    std::fs::write(directory.join("config.toml"), config).unwrap();
+    // Another one may be reading it.
+    if !directory.join("config.toml").exists() {
+        std::fs::write(directory.join("config.toml"), config).unwrap();
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
     command
         .args(arguments)
@@ -732,7 +760,7 @@ async fn what_relays_say_to_a_packet_is_told_in_words() {
         (
             "409 Conflict",
             1,
-            "it has a newer packet of this key (HTTP status 409): somebody else",
+            "it has a newer packet of this key: somebody else",
         ),
         (
             "412 Precondition Failed",
@@ -812,6 +840,7 @@ async fn resolve_asks_relays_also_without_the_dht_and_shows_what_each_has() {
     let stale = Scripted::start(Says::Packet(packet(&secret, SEQ - 5))).await;
     let empty = Scripted::start(Says::Status("404 Not Found")).await;
     let busy = Scripted::start(Says::Status("429 Too Many Requests\r\nretry-after: 9")).await;
+    let endless = Scripted::start(Says::Endless).await;
     let forged = Scripted::start(Says::Packet(packet(&self::secret(99), SEQ))).await;
     let urls = [
         &relay.url()[..],
@@ -821,8 +850,13 @@ async fn resolve_asks_relays_also_without_the_dht_and_shows_what_each_has() {
         &forged.url,
     ];
 
-    // No DHT node answers.
-    let report = resolve(&directory, key, &urls, &["--json"]).await;
+    // No DHT node answers, which takes its time to tell.
+    let nobody = key_of(&self::secret(32));
+    let of_nobody = [&empty.url[..], &endless.url];
+    let (report, of_nobody) = tokio::join!(
+        resolve(&directory, key, &urls, &["--json"]),
+        resolve(&directory, nobody, &of_nobody, &["--json"])
+    );
     let report = report.expect(0).json();
     assert_eq!(
         (&report["status"], &report["packet"]["seq"]),
@@ -838,6 +872,12 @@ async fn resolve_asks_relays_also_without_the_dht_and_shows_what_each_has() {
         ("refused", None),
     ];
     assert_eq!(holds(&report), expected);
+    // That a relay has nothing proves nothing.
+    let report = of_nobody.expect(3).json();
+    assert_eq!(report["status"], "failure");
+    assert_eq!(holds(&report), [("none", None), ("failed", None)]);
+    let error = &report["relays"][1]["error"];
+    assert_eq!(*error, "its answer has more than 1072 bytes");
 
     // With the DHT; the relay's newer packet is the newest.
     let new = Scripted::start(Says::Packet(packet(&secret, SEQ + 5))).await;
@@ -861,12 +901,7 @@ async fn resolve_asks_relays_also_without_the_dht_and_shows_what_each_has() {
     }
     assert!(!text.contains("may be a newer one"), "{text}");
 
-    // Nobody has it: the DHT proves that, a relay does not.
-    let nobody = key_of(&self::secret(32));
+    // The DHT proves that nobody has it.
     let ended = resolve(&directory, nobody, &[&empty.url], &node).await;
     assert!(ended.expect(1).output.contains("none: no DHT node has one"));
-    let report = resolve(&directory, nobody, &[&empty.url], &["--json"]).await;
-    let report = report.expect(3).json();
-    assert_eq!(report["status"], "failure");
-    assert_eq!(holds(&report), [("none", None)]);
 }

@@ -150,6 +150,7 @@ fn fault(error: RelayError) -> Fault {
         RelayError::Refused(..) | RelayError::Redirect(_) => Fault::Refused(error.to_string()),
         RelayError::Connection(_)
         | RelayError::Timeout(_)
+        | RelayError::Crowded
         | RelayError::TooManyRequests(_)
         | RelayError::Status(..)
         | RelayError::TooLarge

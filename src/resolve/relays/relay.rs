@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::Connector;
 use super::health::Health;
@@ -74,11 +74,14 @@ pub enum RelayError {
     /// It took too long.
     #[error("it did not answer within {} s", .0.as_secs())]
     Timeout(Duration),
+    /// Too many requests to it are under way from here.
+    #[error("too many requests to it are under way")]
+    Crowded,
     /// It wants to be left alone, for so many seconds if it says so.
     #[error("it has had too many requests from here (HTTP status 429){}", again(*.0))]
     TooManyRequests(Option<u64>),
     /// It has a newer packet of the key than the one that was to be published.
-    #[error("it has a newer packet of this key (HTTP status 409)")]
+    #[error("it has a newer packet of this key")]
     NotMostRecent,
     /// It refuses the packet, for the reason given.
     #[error("it refuses the packet (HTTP status {0}){1}")]
@@ -114,7 +117,11 @@ impl RelayError {
             | Self::Redirect(_)
             | Self::Status(..)
             | Self::TooLarge => true,
-            Self::NotMostRecent | Self::Refused(..) | Self::Packet(_) | Self::Paused(_) => false,
+            Self::Crowded
+            | Self::NotMostRecent
+            | Self::Refused(..)
+            | Self::Packet(_)
+            | Self::Paused(_) => false,
         }
     }
 }
@@ -190,10 +197,11 @@ impl Relay {
                 StatusCode::NOT_FOUND => Ok(None),
                 // It has only older ones.
                 StatusCode::NOT_MODIFIED if since.is_some() => Ok(None),
-                _ => Err(error(response).await),
+                // What it says of the error may name the key, and the error is logged.
+                _ => Err(error(response.status(), response.headers(), String::new())),
             }
         };
-        bounded(time, exchange).await
+        self.bounded(time, exchange).await
     }
 
     /// Gives it a packet to publish; tells on how many DHT nodes it has put it, if it says so.
@@ -217,13 +225,23 @@ impl Relay {
             .body(Full::from(payload.concat()));
         let exchange = async {
             let response = self.send(request).await?;
-            if !response.status().is_success() {
-                return Err(error(response).await);
+            let (head, body) = response.into_parts();
+            match head.status {
+                StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => {
+                    Err(RelayError::NotMostRecent)
+                }
+                StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+                    let status = head.status.as_u16();
+                    Err(RelayError::Refused(status, said(body).await))
+                }
+                status if status.is_success() => {
+                    let nodes = head.headers.get(STORED_NODES);
+                    Ok(nodes.and_then(|value| value.to_str().ok()?.parse().ok()))
+                }
+                status => Err(error(status, &head.headers, said(body).await)),
             }
-            let nodes = response.headers().get(STORED_NODES);
-            Ok(nodes.and_then(|value| value.to_str().ok()?.parse().ok()))
         };
-        bounded(time, exchange).await
+        self.bounded(time, exchange).await
     }
 
     async fn send(
@@ -231,10 +249,22 @@ impl Relay {
         request: Result<Request<Full<Bytes>>, hyper::http::Error>,
     ) -> Result<Response<Incoming>, RelayError> {
         let request = request.map_err(|error| RelayError::Connection(error.to_string()))?;
-        let place = self.places.acquire().await;
-        let _place = place.map_err(|error| RelayError::Connection(error.to_string()))?;
         let response = self.http.request(request).await;
         response.map_err(|error| RelayError::Connection(innermost(&error)))
+    }
+
+    /// An exchange when there is a place for it, and in all no longer than that.
+    async fn bounded<T>(
+        &self,
+        time: Duration,
+        exchange: impl Future<Output = Result<T, RelayError>>,
+    ) -> Result<T, RelayError> {
+        let deadline = Instant::now() + time;
+        let Ok(Ok(_place)) = timeout_at(deadline, self.places.acquire()).await else {
+            return Err(RelayError::Crowded);
+        };
+        let exchange = timeout_at(deadline, exchange).await;
+        exchange.unwrap_or(Err(RelayError::Timeout(time)))
     }
 }
 
@@ -245,14 +275,6 @@ fn innermost(error: &dyn Error) -> String {
         error = source;
     }
     error.to_string()
-}
-
-async fn bounded<T>(
-    time: Duration,
-    exchange: impl Future<Output = Result<T, RelayError>>,
-) -> Result<T, RelayError> {
-    let exchange = timeout(time, exchange).await;
-    exchange.unwrap_or(Err(RelayError::Timeout(time)))
 }
 
 /// The last whole second before a packet with this sequence number was signed: what has not been modified
@@ -290,18 +312,11 @@ async fn read_body(mut body: Incoming) -> Result<Vec<u8>, RelayError> {
 }
 
 /// What a response means that is not the one that was hoped for.
-async fn error(response: Response<Incoming>) -> RelayError {
-    let status = response.status();
+fn error(status: StatusCode, headers: &HeaderMap, said: String) -> RelayError {
     match status {
-        StatusCode::TOO_MANY_REQUESTS => {
-            RelayError::TooManyRequests(retry_after(response.headers()))
-        }
-        StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => RelayError::NotMostRecent,
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
-            RelayError::Refused(status.as_u16(), said(response.into_body()).await)
-        }
+        StatusCode::TOO_MANY_REQUESTS => RelayError::TooManyRequests(retry_after(headers)),
         _ if status.is_redirection() => RelayError::Redirect(status.as_u16()),
-        _ => RelayError::Status(status.as_u16(), said(response.into_body()).await),
+        _ => RelayError::Status(status.as_u16(), said),
     }
 }
 
