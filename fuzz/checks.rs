@@ -10,15 +10,15 @@
 )]
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock, Once};
 use std::time::Duration;
 
 use hickory_proto::rr::{Name, RecordType};
 use pkbridge::pkarr::{
-    Lookup, MAX_DNS_LEN, NameKind, PublicKey, PublicKeyName, SignedPacket, SigningKey, Suffixes,
-    Zone, compose, read_zone_file,
+    HostAddresses, Lookup, MAX_DNS_LEN, NameKind, PublicKey, PublicKeyName, SignedPacket,
+    SigningKey, Suffixes, Zone, ZoneFileError, compose, fill_zone_file, read_zone_file,
 };
 use pkbridge::resolve::{
     AnswerCache, Ending, Failure, FetchPacket, Forward, HoldTimes, Holders, Holds, Names, Packets,
@@ -156,31 +156,46 @@ pub(crate) fn packet(dns: &[u8]) {
 }
 
 /// Any bytes as the zone file of a key: what is read can be signed, and is served as it was read; what is wrong is
-/// told at a place in the file, and is safe to print.
+/// told at a place in the file, and is safe to print. With addresses for its variables a file has no more errors.
 pub(crate) fn zone_file(text: &[u8]) {
-    let records = match read_zone_file(text, KEYS[0]) {
-        Ok(records) => records,
+    let addresses = HostAddresses {
+        ipv4: Some(Ipv4Addr::LOCALHOST),
+        ipv6: Some(Ipv6Addr::LOCALHOST),
+    };
+    let filled = fill_zone_file(text, KEYS[0], addresses);
+    let read = read_zone_file(text, KEYS[0]);
+    if let Err(errors) = &read {
+        assert!((1..=20).contains(&errors.iter().len()));
+        errors.iter().for_each(|error| is_told_well(text, error));
+    }
+    let filled = match filled {
+        Ok(filled) => filled,
         Err(errors) => {
-            assert!((1..=20).contains(&errors.iter().len()));
-            let lines = text.split(|byte| *byte == b'\n').count();
-            for error in &errors {
-                assert!((1..=lines + 1).contains(&error.line), "{error}");
-                assert!((1..=text.len() + 1).contains(&error.column), "{error}");
-                assert!(!error.message.contains(char::is_control), "{error:?}");
-            }
+            errors.iter().for_each(|error| is_told_well(text, error));
+            assert!(read.is_err());
             return;
         }
     };
-    let composed = compose(&records);
+    assert!(filled.left_out.is_empty());
+    if !filled.has_ipv4 && !filled.has_ipv6 {
+        assert_eq!(read.as_ref(), Ok(&filled.records));
+    }
+    let composed = compose(&filled.records);
     let sum: usize = composed.sizes.iter().sum();
-    assert_eq!(
-        (composed.sizes.len(), sum + HEADER_LEN),
-        (records.len(), composed.dns.len())
-    );
+    assert_eq!(composed.sizes.len(), filled.records.len());
+    assert_eq!(composed.dns.len(), sum + HEADER_LEN);
     if composed.dns.len() <= MAX_DNS_LEN {
         let packet = SignedPacket::sign(&SECRETS[0], 1, &composed.dns).expect("a message");
-        assert_eq!(Zone::new(&packet, TTLS.negative).records(), records);
+        let zone = Zone::new(&packet, TTLS.negative);
+        assert_eq!(zone.records(), filled.records);
     }
+}
+
+fn is_told_well(text: &[u8], error: &ZoneFileError) {
+    let lines = text.split(|byte| *byte == b'\n').count();
+    assert!((1..=lines + 1).contains(&error.line), "{error}");
+    assert!((1..=text.len() + 1).contains(&error.column), "{error}");
+    assert!(!error.message.contains(char::is_control), "{error:?}");
 }
 
 /// Any bytes as a DHT node's reply to the question what it holds of a key.
