@@ -11,7 +11,7 @@ check:
 
 # All tests
 test:
-    cargo test
+    cargo test --workspace
 
 # The main job on this machine alone
 demo *args:
