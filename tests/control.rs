@@ -873,8 +873,9 @@ fn spawn(directory: &Directory) -> Child {
 
 /// One DHT for all tests, as it takes long to start. Each test has keys of its own on it.
 async fn dht() -> &'static TestDht {
+    // More nodes than the services of these tests have, which are silent once they have stopped.
     static DHT: OnceCell<TestDht> = OnceCell::const_new();
-    DHT.get_or_init(|| TestDht::start(10)).await
+    DHT.get_or_init(|| TestDht::start(30)).await
 }
 
 /// Publishes a TXT record at a key.
