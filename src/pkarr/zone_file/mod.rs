@@ -5,6 +5,7 @@
 //! types without a name, and takes `\DDD` for something else.
 
 mod lexer;
+mod rare;
 mod rdata;
 mod svcb;
 mod text;

@@ -48,6 +48,22 @@ enum Field {
     CertificateType,
     /// RFC 9460 section 2.1: all of the data.
     Svcb,
+    /// RFC 4034 section 4.1.2: types, to the end.
+    Types,
+    /// The name of a type.
+    Type,
+    /// RFC 4034 section 3.2.
+    Date,
+    /// RFC 5155 section 3.3.
+    Salt,
+    Base32,
+    /// RFC 6742: 64 bits.
+    Locator,
+    /// All of the data of these types.
+    Apl,
+    Hip,
+    Ipseckey,
+    Loc,
 }
 
 /// The types whose data is read in its own form. All others are written as `\# LENGTH HEX`.
@@ -63,16 +79,29 @@ fn fields(rtype: u16) -> Option<&'static [Field]> {
         15 | 18 | 21 | 36 => &[U16, Name],                  // MX AFSDB RT KX
         16 | 99 => &[Texts],                                // TXT SPF
         28 => &[Ipv6],                                      // AAAA
+        29 => &[Loc],                                       // LOC
         33 => &[U16, U16, U16, Name],                       // SRV
         35 => &[U16, U16, Text, Text, Text, Name],          // NAPTR
         37 => &[CertificateType, U16, Algorithm, Base64],   // CERT
+        42 => &[Apl],                                       // APL
         43 | 59 => &[U16, Algorithm, U8, Hex],              // DS CDS
         44 => &[U8, U8, Hex],                               // SSHFP
+        45 => &[Ipseckey],                                  // IPSECKEY
+        46 => &[Type, Algorithm, U8, Time, Date, Date, U16, // RRSIG
+                Name, Base64],
+        47 => &[Name, Types],                               // NSEC
         48 | 60 => &[U16, U8, Algorithm, Base64],           // DNSKEY CDNSKEY
         49 | 61 => &[Base64],                               // DHCID OPENPGPKEY
+        50 => &[U8, U8, U16, Salt, Base32, Types],          // NSEC3
+        51 => &[U8, U8, U16, Salt],                         // NSEC3PARAM
         52 | 53 => &[U8, U8, U8, Hex],                      // TLSA SMIMEA
+        55 => &[Hip],                                       // HIP
+        62 => &[U32, U16, Types],                           // CSYNC
         63 => &[U32, U8, U8, Hex],                          // ZONEMD
         64 | 65 => &[Svcb],                                 // SVCB HTTPS
+        104 | 106 => &[U16, Locator],                       // NID L64
+        105 => &[U16, Ipv4],                                // L32
+        107 => &[U16, Name],                                // LP
         108 => &[Eui(6)],                                   // EUI48
         109 => &[Eui(8)],                                   // EUI64
         256 => &[U16, U16, LongText],                       // URI
@@ -82,7 +111,7 @@ fn fields(rtype: u16) -> Option<&'static [Field]> {
 }
 
 /// Types that the DNS library has no name for.
-const MORE_TYPES: [(&str, u16); 16] = [
+const MORE_TYPES: [(&str, u16); 20] = [
     ("MINFO", 14),
     ("RP", 17),
     ("AFSDB", 18),
@@ -96,6 +125,10 @@ const MORE_TYPES: [(&str, u16); 16] = [
     ("HIP", 55),
     ("ZONEMD", 63),
     ("SPF", 99),
+    ("NID", 104),
+    ("L32", 105),
+    ("L64", 106),
+    ("LP", 107),
     ("EUI48", 108),
     ("EUI64", 109),
     ("URI", 256),
@@ -174,7 +207,7 @@ pub(super) struct Data<'a> {
 }
 
 impl<'a> Data<'a> {
-    fn next(&mut self, shown: &str, what: &str) -> Result<Word<'a>, ZoneFileError> {
+    pub(super) fn next(&mut self, shown: &str, what: &str) -> Result<Word<'a>, ZoneFileError> {
         let (word, rest) = self
             .words
             .split_first()
@@ -241,13 +274,7 @@ impl<'a> Data<'a> {
                 self.push_text(&word)
             }
             Field::Hex => self.read_hex(shown),
-            Field::Base64 => {
-                let (first, words) = self.rest(shown, "bytes in Base64")?;
-                let joined = joined(words);
-                let decoded = BASE64.decode(&joined);
-                let bytes = decoded.ok().filter(|bytes| !bytes.is_empty());
-                self.push(&bytes.ok_or_else(|| first.error("from here on it is no Base64"))?)
-            }
+            Field::Base64 => self.read_base64(shown),
             Field::Eui(length) => self.read_eui(shown, length),
             Field::Algorithm => {
                 let word = self.next(shown, "an algorithm")?;
@@ -264,15 +291,46 @@ impl<'a> Data<'a> {
             Field::Svcb => {
                 self.read_u16(shown)?;
                 self.read_name(shown)?;
-                let words = std::mem::take(&mut self.words);
+                let words = self.take_rest();
                 let is_alias = self.bytes.starts_with(&[0, 0]);
                 let parameters = svcb::parameters(words, is_alias, self.variables)?;
                 self.push(&parameters)
             }
+            Field::Types => self.read_types(),
+            Field::Type => self.read_type(shown),
+            Field::Date => self.read_date(shown),
+            Field::Salt => self.read_salt(shown),
+            Field::Base32 => self.read_base32(shown),
+            Field::Locator => self.read_locator(shown),
+            Field::Apl => self.read_prefixes(),
+            Field::Hip => self.read_hip(shown),
+            Field::Ipseckey => self.read_ipseckey(shown),
+            Field::Loc => self.read_loc(shown),
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> Result<(), ZoneFileError> {
+    pub(super) fn read_base64(&mut self, shown: &str) -> Result<(), ZoneFileError> {
+        let (first, words) = self.rest(shown, "bytes in Base64")?;
+        let decoded = BASE64.decode(&joined(words)).ok();
+        let bytes = decoded.filter(|bytes| !bytes.is_empty());
+        self.push(&bytes.ok_or_else(|| first.error("from here on it is no Base64"))?)
+    }
+
+    /// All that is left; there may be nothing.
+    pub(super) fn take_rest(&mut self) -> &'a [Word<'a>] {
+        std::mem::take(&mut self.words)
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// The place after the last word.
+    pub(super) fn end(&self) -> Place {
+        self.end
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), ZoneFileError> {
         self.bytes.extend_from_slice(bytes);
         Ok(())
     }
@@ -290,7 +348,7 @@ impl<'a> Data<'a> {
         self.push(&text)
     }
 
-    fn read_u8(&mut self, shown: &str) -> Result<(), ZoneFileError> {
+    pub(super) fn read_u8(&mut self, shown: &str) -> Result<(), ZoneFileError> {
         let number = self.next(shown, "a number")?.number(255)?;
         self.push(&[number])
     }
@@ -300,7 +358,7 @@ impl<'a> Data<'a> {
         self.push(&number.to_be_bytes())
     }
 
-    fn read_name(&mut self, shown: &str) -> Result<(), ZoneFileError> {
+    pub(super) fn read_name(&mut self, shown: &str) -> Result<(), ZoneFileError> {
         let name = self.next(shown, "a name")?.name(self.origin)?;
         self.push(&wire::name_bytes(&name))
     }

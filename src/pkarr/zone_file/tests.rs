@@ -139,6 +139,109 @@ fn the_data_of_each_type_that_has_a_form_of_its_own() {
     }
 }
 
+/// As dnspython reads them.
+#[test]
+fn the_data_of_types_that_few_zones_have() {
+    for (line, expected) in [
+        (
+            "LOC 52 22 23.000 N 4 53 32.000 E -2.00m 0.00m 10000m 10m",
+            "000016138b3cf018810cbce0009895b8",
+        ),
+        (
+            "LOC 42 21 54 N 71 06 18 W -24m 30m",
+            "0033161389172dd070be15f000988d20",
+        ),
+        ("LOC 10 S 20 30 E 100", "001216137ddaaf00846619400098bd90"),
+        (
+            "APL 1:192.168.32.0/21 !1:192.168.38.0/28 2:2001:db8::/32 1:0.0.0.0/0",
+            "00011503c0a82000011c83c0a8260002200420010db800010000",
+        ),
+        (
+            "IPSECKEY 10 1 2 192.0.2.38 AQNRU3mG7TVTO2BkR47usntb102uFJtugbo6BSGvgqt4AQ==",
+            "0a0102c0000226010351537986ed35533b6064478eeeb27b5bd74dae149b6e81ba3a0521af82ab7801",
+        ),
+        (
+            "IPSECKEY 10 0 2 . AQNRU3mG7TVTO2BkR47usntb102uFJtugbo6BSGvgqt4AQ==",
+            "0a0002010351537986ed35533b6064478eeeb27b5bd74dae149b6e81ba3a0521af82ab7801",
+        ),
+        (
+            "IPSECKEY 10 3 2 mygateway.example. AQNRU3mG7TVTO2BkR47usntb102uFJtugbo6BSGvgqt4AQ==",
+            "0a0302096d7967617465776179076578616d706c6500010351537986ed35533b6064478eeeb27b5bd74dae149b6e81ba3a0521af82ab7801",
+        ),
+        (
+            "IPSECKEY 10 2 2 2001:db8::1 AQNRU3mG",
+            "0a020220010db8000000000000000000000001010351537986",
+        ),
+        (
+            "HIP 2 200100107B1A74DF365639CC39F1D578 AwEAAbdxyhNuSutc5EMzxTs9LBPCIkOFH8cI rvs1.example. rvs2.example.",
+            "1002001b200100107b1a74df365639cc39f1d57803010001b771ca136e4aeb5ce44333c53b3d2c13c22243851fc7080472767331076578616d706c65000472767332076578616d706c6500",
+        ),
+        (
+            "NSEC host.example. A MX RRSIG NSEC TYPE1234",
+            "04686f7374076578616d706c65000006400100000003041b000000000000000000000000000000000000000000000000000020",
+        ),
+        (
+            "NSEC3 1 1 12 aabbccdd 2t7b4g4vsa5smi47k61mv5bv1a22bojr MX DNSKEY NS SOA NSEC3PARAM RRSIG",
+            "0101000c04aabbccdd14174eb2409fe28bcb4887a1836f957f0a8425e27b000722010000000290",
+        ),
+        (
+            "NSEC3 1 0 0 - 2t7b4g4vsa5smi47k61mv5bv1a22bojr A",
+            "010000000014174eb2409fe28bcb4887a1836f957f0a8425e27b000140",
+        ),
+        ("NSEC3PARAM 1 0 12 aabbccdd", "0100000c04aabbccdd"),
+        ("CSYNC 66 3 A NS AAAA", "000000420003000460000008"),
+        (
+            "RRSIG A RSASHA1 3 86400 20030322173103 20030220173103 2642 example.com. oJB1W6WNGv+ldvQ3WDG0MQkg5IEhjRip8WTr",
+            "00010503000151803e7c9dd73e5510d70a52076578616d706c6503636f6d00a090755ba58d1affa576f4375831b4310920e481218d18a9f164eb",
+        ),
+        (
+            "RRSIG TYPE1234 13 3 86400 1893456000 20240229000000 2642 example.com. oJB1",
+            "04d20d030001518070dbd88065dfc9000a52076578616d706c6503636f6d00a09075",
+        ),
+        ("NID 10 0014:4fff:ff20:ee64", "000a00144fffff20ee64"),
+        ("L32 10 10.1.2.0", "000a0a010200"),
+        ("L64 10 2001:0DB8:1140:1000", "000a20010db811401000"),
+        (
+            "LP 10 l64-subnet1.example.com.",
+            "000a0b6c36342d7375626e657431076578616d706c6503636f6d00",
+        ),
+    ] {
+        assert_eq!(data(line), expected, "{line}");
+    }
+    for line in [
+        "LOC 91 N 0 E 0",
+        "LOC 90 0 0.001 N 0 E 0",
+        "LOC 1 60 N 0 E 0",
+        "LOC 1 2 3 4 N 0 E 0",
+        "LOC N 0 E 0",
+        "LOC 1 N 181 E 0",
+        "LOC 1 N 1 E",
+        "LOC 1 N 1 E 0.001m",
+        "LOC 1 N 1 E -100001m",
+        "LOC 1 N 1 E 0 90000000001m",
+        "LOC 1 N 1 E 0 1m 1m 1m 1m",
+        "APL 192.0.2.0/24",
+        "APL 1:192.0.2.0/33",
+        "APL 3:192.0.2.0/24",
+        "APL 1:2001:db8::/32",
+        "IPSECKEY 10 0 2 192.0.2.1 AQID",
+        "IPSECKEY 10 4 2 . AQID",
+        "IPSECKEY 10 1 2 192.0.2.1",
+        "HIP 2 xyz AQID",
+        "HIP 2 2001",
+        "NSEC a. NONESUCH",
+        "NSEC3 1 0 0 zz 2t7b4g4vsa5smi47k61mv5bv1a22bojr A",
+        "NSEC3 1 0 0 - 2t7w A",
+        "RRSIG A 13 3 1 20261301000000 20261201000000 1 a. AQID",
+        "RRSIG A 13 3 1 20250229000000 20261201000000 1 a. AQID",
+        "NID 10 14:4fff:ff20",
+        "NID 10 14:4fff:ff20:+e64",
+        "L64 10 20010:db8:1:1",
+    ] {
+        assert!(read(&format!("@ {line}")).is_err(), "{line}");
+    }
+}
+
 /// RFC 9460 appendix D.1 and D.2: the test vectors.
 #[test]
 fn service_bindings_as_in_the_vectors_of_their_rfc() {
@@ -251,7 +354,7 @@ fn errors_tell_the_line_the_column_and_what_is_right() {
          @ MX 10\n\
          @ A 192.0.2.1 192.0.2.2\n\
          @ TXT {long}\n\
-         @ NSEC a. A\n\
+         @ KEY 0 3 1 A\n\
          @ TYPE1 \\# 3 010203\n\
          @ 300\n\
          @ ANY \\# 0\n\
@@ -278,7 +381,7 @@ fn errors_tell_the_line_the_column_and_what_is_right() {
             "13:15: \"192.0.2.2\" is more than A has",
             "14:7: this text has 256 bytes, and one string at most 255; write it as several, \"...\" \
              \"...\"",
-            "15:8: data of the type NSEC is not read in its own form; write it as bytes: \\# LENGTH \
+            "15:7: data of the type KEY is not read in its own form; write it as bytes: \\# LENGTH \
              HEX (RFC 3597 section 5)",
             "16:9: these bytes are no data of the type TYPE1 (names must not be compressed)",
             "17:6: the record lacks its type, such as A or TXT",
