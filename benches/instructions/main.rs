@@ -33,8 +33,6 @@ use clap::Parser;
 
 use peers::{Cpus, Kind, Resolver, Upstream, query, socket};
 
-/// Names that are in the cache.
-const NAMES: u32 = 1000;
 /// Questions under way at any time.
 const WINDOW: u32 = 32;
 /// Under callgrind everything takes fifty times as long.
@@ -46,6 +44,9 @@ struct Options {
     /// Questions that are counted
     #[arg(long, default_value_t = 20_000)]
     questions: u32,
+    /// Names that are in the cache
+    #[arg(long, default_value_t = 1000)]
+    names: u32,
     /// The program, instead of the one that cargo has built
     #[arg(long, default_value = env!("CARGO_BIN_EXE_pkbridge"))]
     pkbridge: PathBuf,
@@ -68,7 +69,7 @@ enum What {
 fn main() {
     let mut options = Options::parse();
     if options.test {
-        options.questions = 200;
+        (options.questions, options.names) = (200, 50);
     }
     let valgrind = Command::new("valgrind").arg("--version").output();
     if !valgrind.is_ok_and(|output| output.status.success()) {
@@ -109,11 +110,11 @@ fn count(options: &Options, what: What, questions: u32) -> u64 {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
     let (cpus, upstream) = (Cpus::new(None, None), Upstream::start());
     let resolver = Resolver::start(Kind::Pkbridge, &script, &cpus.resolver, upstream.address);
-    let warm: Vec<_> = (0..NAMES)
+    let warm: Vec<_> = (0..options.names)
         .map(|number| query(&format!("host-{number}")))
         .collect();
     ask(resolver.address, &warm);
-    let cached = |number| query(&format!("host-{}", number % NAMES));
+    let cached = |number| query(&format!("host-{}", number % options.names));
     match what {
         What::Hits => ask(
             resolver.address,
