@@ -14,9 +14,9 @@ use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
+use common::program::{Ended, run, run_in, write_key, write_zone};
 use common::{
     Directory, PATIENCE, Running, TestDht, ask, below, data, key_of, secret, sign, until,
 };
@@ -27,51 +27,6 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
-/// What the program has said.
-struct Ended {
-    code: i32,
-    output: String,
-    errors: String,
-}
-
-impl Ended {
-    #[track_caller]
-    fn expect(self, code: i32) -> Self {
-        let Self { output, errors, .. } = &self;
-        assert_eq!(self.code, code, "output:\n{output}\nerrors:\n{errors}");
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.output).unwrap()
-    }
-}
-
-fn run_in(directory: &Path, arguments: &[&str]) -> Ended {
-    let output = Command::new(env!("CARGO_BIN_EXE_pkbridge"))
-        .args(arguments)
-        .env_remove("RUST_LOG")
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    Ended {
-        code: output.status.code().unwrap(),
-        output: String::from_utf8(output.stdout).unwrap(),
-        errors: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-/// The same while this runtime goes on.
-async fn run(directory: &Directory, arguments: &[&str]) -> Ended {
-    let path = directory.0.clone();
-    let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-    let run = move || {
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        run_in(&path, &arguments)
-    };
-    tokio::task::spawn_blocking(run).await.unwrap()
-}
-
 /// Arguments that publish `zone` with the key file `my.key` on a DHT.
 async fn publish(directory: &Directory, dht: &TestDht, more: &[&str]) -> Ended {
     let mut arguments = vec!["publish", "my.zone", "--key", "my.key"];
@@ -80,18 +35,6 @@ async fn publish(directory: &Directory, dht: &TestDht, more: &[&str]) -> Ended {
     }
     arguments.extend(more);
     run(directory, &arguments).await
-}
-
-/// The key of the file, as 64 digits.
-fn write_key(directory: &Directory, number: u8) -> PublicKey {
-    let path = directory.join("my.key");
-    std::fs::write(&path, format!("{number:02x}").repeat(32)).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-    key_of(&secret(number))
-}
-
-fn write_zone(directory: &Directory, text: &str) {
-    std::fs::write(directory.join("my.zone"), text).unwrap();
 }
 
 #[test]

@@ -11,12 +11,12 @@
 mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::program::{Ended, run, write_key, write_zone};
 use common::*;
-use dht_simulator::{Item, Network, Settings};
+use dht_simulator::{Network, Settings};
 use ed25519_dalek::Signer;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
@@ -192,15 +192,6 @@ fn on(network: &Network) -> Config {
     config
 }
 
-fn item(packet: &SignedPacket) -> Item {
-    Item {
-        key: *packet.key().as_bytes(),
-        signature: *packet.signature(),
-        seq: packet.seq().try_into().unwrap(),
-        value: packet.dns().to_vec(),
-    }
-}
-
 async fn joined(server: &Running) {
     timeout(PATIENCE, server.dht.becomes(true)).await.unwrap();
 }
@@ -373,7 +364,7 @@ async fn whoever_has_the_newest_packet_wins() {
         let secret = secret(number);
         let key = key_of(&secret);
         if let Some(seq) = of_dht {
-            network.store(&item(&packet(&secret, seq)));
+            network.store(&item_of(&packet(&secret, seq)));
         }
         let relay = Scripted::start(Says::Packet(packet(&secret, of_relay))).await;
         let server = Running::start(with_relays(on(&network), &[&relay.url]));
@@ -393,7 +384,7 @@ async fn what_the_key_has_signed_and_is_no_packet_supersedes_also_from_a_relay()
     let network = slow_network().await;
     let secret = secret(3);
     let key = key_of(&secret);
-    network.store(&item(&packet(&secret, SEQ)));
+    network.store(&item_of(&packet(&secret, SEQ)));
     let seq = SEQ + 1;
     let signature = secret.sign(format!("3:seqi{seq}e1:v4:none").as_bytes());
     let payload = [&signature.to_bytes()[..], &seq.to_be_bytes(), b"none"].concat();
@@ -513,7 +504,7 @@ fn long_header() -> String {
 async fn a_bad_relay_neither_spoils_an_answer_nor_an_absence() {
     let network = slow_network().await;
     let (published, missing) = (secret(1), secret(2));
-    network.store(&item(&packet(&published, SEQ)));
+    network.store(&item_of(&packet(&published, SEQ)));
     let each = stream::iter(bad(&published)).map(async |(what, says)| {
         let relay = Scripted::start(says).await;
         let server = Running::start(with_relays(on(&network), &[&relay.url]));
@@ -627,51 +618,18 @@ async fn a_reload_brings_relays_in_and_takes_them_away() {
     assert_eq!(relay.asked().len(), asked);
 }
 
-/// What the program has said.
-struct Ended {
-    code: i32,
-    output: String,
-    errors: String,
-}
-
-impl Ended {
-    #[track_caller]
-    fn expect(self, code: i32) -> Self {
-        let Self { output, errors, .. } = &self;
-        assert_eq!(self.code, code, "output:\n{output}\nerrors:\n{errors}");
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.output).unwrap()
-    }
-
-    #[track_caller]
-    fn says(&self, text: &str) {
-        assert!(self.errors.contains(text), "{text}: {}", self.errors);
-    }
-}
-
-/// The program, with a configuration that leads nowhere, while this runtime goes on.
-async fn run(directory: &Directory, arguments: &[&str]) -> Ended {
+/// The program, with a configuration that leads nowhere.
+async fn run_alone(directory: &Directory, arguments: &[&str]) -> Ended {
     let config = "[dht]\nbootstrap = [\"127.0.0.1:9\"]\n[upstream]\nservers = [\"127.0.0.1:9\"]\n";
     // Another one may be reading it.
     if !directory.join("config.toml").exists() {
         std::fs::write(directory.join("config.toml"), config).unwrap();
     }
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
-    command
-        .args(arguments)
-        .args(["--config", "config.toml"])
-        .env_remove("RUST_LOG")
-        .current_dir(&directory.0);
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
-    let output = output.await.unwrap();
-    Ended {
-        code: output.status.code().unwrap(),
-        output: String::from_utf8(output.stdout).unwrap(),
-        errors: String::from_utf8(output.stderr).unwrap(),
-    }
+    run(
+        directory,
+        &[arguments, &["--config", "config.toml"]].concat(),
+    )
+    .await
 }
 
 /// Arguments that publish what [`with_zone`] has written.
@@ -679,12 +637,9 @@ const PUBLISH: [&str; 5] = ["publish", "my.zone", "--key", "my.key", "--json"];
 
 /// A directory with the key of this number and a zone file.
 fn with_zone(number: u8) -> (Directory, SigningKey) {
-    use std::os::unix::fs::PermissionsExt;
     let directory = Directory::new();
-    let path = directory.join("my.key");
-    std::fs::write(&path, format!("{number:02x}").repeat(32)).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-    std::fs::write(directory.join("my.zone"), "@ TXT \"1\"\n").unwrap();
+    write_key(&directory, number);
+    write_zone(&directory, "@ TXT \"1\"\n");
     (directory, secret(number))
 }
 
@@ -697,7 +652,7 @@ async fn a_zone_is_published_by_the_reference_relay_without_the_dht() {
     dht.publish(&packet(&secret, SEQ)).await;
     let url = relay.url();
     let by_relay = ["--no-dht", "--relay", &url];
-    let done = run(&directory, &[&PUBLISH[..], &by_relay].concat()).await;
+    let done = run_alone(&directory, &[&PUBLISH[..], &by_relay].concat()).await;
     let done = done.expect(0);
     let report = done.json();
     assert_eq!(done.errors, "");
@@ -716,7 +671,7 @@ async fn a_zone_is_published_by_the_reference_relay_without_the_dht() {
     let server = Running::start(dht.config());
     until_told(&server, key_of(&secret), |seq, _| seq == 1).await;
 
-    let text = run(&directory, &[&PUBLISH[..4], &by_relay].concat()).await;
+    let text = run_alone(&directory, &[&PUBLISH[..4], &by_relay].concat()).await;
     let text = text.expect(0).output;
     assert!(text.contains("published, and put on "), "{text}");
     assert!(!text.contains("dry run"), "{text}");
@@ -730,13 +685,13 @@ async fn a_zone_is_published_on_the_dht_and_by_relays_that_can_be_reached() {
     let node = dht.testnet.bootstrap[0].clone();
     let url = relay.url();
     let on_both = [&PUBLISH[..], &["--bootstrap", &node, "--relay", &url]].concat();
-    let report = run(&directory, &on_both).await.expect(0).json();
+    let report = run_alone(&directory, &on_both).await.expect(0).json();
     assert_eq!(report["replaces_seq"], Value::Null);
     assert!(report["holders"].as_u64().unwrap() >= 5, "{report}");
     assert_eq!(report["relays"][0]["published"], true, "{report}");
 
     let dead = [&on_both[..], &["--relay", "http://127.0.0.1:9"]].concat();
-    let ended = run(&directory, &dead).await.expect(3);
+    let ended = run_alone(&directory, &dead).await.expect(3);
     ended.says("http://127.0.0.1:9: it is not known what it has");
     let report = ended.json();
     assert!(report["replaces_seq"].is_u64(), "{report}");
@@ -804,7 +759,7 @@ async fn what_relays_say_to_a_packet_is_told_in_words() {
     ] {
         let url = refusing(status).await;
         let arguments = [&PUBLISH[..], &["--no-dht", "--relay", &url]].concat();
-        let ended = run(&directory, &arguments).await.expect(code);
+        let ended = run_alone(&directory, &arguments).await.expect(code);
         ended.says(&format!("{url}: "));
         ended.says(text);
         assert!(!ended.errors.contains('\u{1b}'), "{:?}", ended.errors);
@@ -817,7 +772,7 @@ async fn what_relays_say_to_a_packet_is_told_in_words() {
     let future = 4_000_000_000_000_000;
     let other = Scripted::start(Says::Packet(packet(&secret, future))).await;
     let arguments = [&PUBLISH[..], &["--no-dht", "--relay", &other.url]].concat();
-    let ended = run(&directory, &arguments).await;
+    let ended = run_alone(&directory, &arguments).await;
     assert_eq!(ended.json()["replaces_seq"], future);
     assert_eq!(ended.json()["seq"], future + 1);
     ended.expect(3).says("does not give it back");
@@ -825,7 +780,7 @@ async fn what_relays_say_to_a_packet_is_told_in_words() {
     // Nobody has told what there is: nothing is signed or sent.
     let silent = Scripted::start(Says::Status("503 Service Unavailable")).await;
     let arguments = [&PUBLISH[..], &["--no-dht", "--relay", &silent.url]].concat();
-    let ended = run(&directory, &arguments).await.expect(3);
+    let ended = run_alone(&directory, &arguments).await.expect(3);
     ended.says("so nothing was published");
     ended.says("HTTP status 503");
     assert_eq!(ended.output, "");
@@ -835,7 +790,7 @@ async fn what_relays_say_to_a_packet_is_told_in_words() {
         (&["--relay", "http://relay.example"], "write https://"),
     ] {
         let arguments = [&PUBLISH[..], arguments].concat();
-        run(&directory, &arguments).await.expect(2).says(text);
+        run_alone(&directory, &arguments).await.expect(2).says(text);
     }
 }
 
@@ -845,7 +800,7 @@ async fn resolve(directory: &Directory, key: PublicKey, urls: &[&str], more: &[&
     for url in urls {
         arguments.extend(["--relay", url]);
     }
-    run(directory, &[&arguments[..], more].concat()).await
+    run_alone(directory, &[&arguments[..], more].concat()).await
 }
 
 /// What each relay was told to hold.

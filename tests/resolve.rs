@@ -9,9 +9,9 @@
 
 mod common;
 
-use std::process::{Command, Output};
 use std::time::Duration;
 
+use common::program::{Ended, run, run_in};
 use common::*;
 use dht_simulator::{HOLDERS, Item, Network, Settings};
 use ed25519_dalek::Signer;
@@ -49,10 +49,6 @@ fn item(secret: &SigningKey, seq: u64, value: &[u8], is_signed: bool) -> Item {
     }
 }
 
-fn item_of(secret: &SigningKey, packet: &SignedPacket) -> Item {
-    item(secret, packet.seq(), packet.dns(), true)
-}
-
 fn packet(secret: &SigningKey, seq: u64) -> SignedPacket {
     let key = key_of(secret);
     let txt = |text: &str| RData::TXT(TXT::new(vec![text.to_owned()]));
@@ -67,7 +63,7 @@ fn packet(secret: &SigningKey, seq: u64) -> SignedPacket {
 }
 
 /// `pkbridge resolve`, with a configuration that leads nowhere else.
-async fn resolve(network: &Network, arguments: &[&str]) -> Output {
+async fn resolve(network: &Network, arguments: &[&str]) -> Ended {
     let bootstrap: Vec<String> = network
         .bootstrap()
         .iter()
@@ -76,31 +72,22 @@ async fn resolve(network: &Network, arguments: &[&str]) -> Output {
     resolve_from(&bootstrap, arguments).await
 }
 
-async fn resolve_from(bootstrap: &[String], arguments: &[&str]) -> Output {
+async fn resolve_from(bootstrap: &[String], arguments: &[&str]) -> Ended {
     let directory = Directory::new();
     let config = directory.join("config.toml");
     let text =
         format!("[dht]\nbootstrap = {bootstrap:?}\n[upstream]\nservers = [\"127.0.0.1:9\"]\n");
     std::fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pkbridge"));
-    command
-        .arg("resolve")
-        .args(arguments)
-        .arg("--config")
-        .arg(config)
-        .env_remove("RUST_LOG");
-    let run = move || command.output().unwrap();
-    let output = tokio::task::spawn_blocking(run).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    output
+    let arguments = [&["resolve"], arguments, &["--config", "config.toml"]].concat();
+    let ended = run(&directory, &arguments).await;
+    assert_eq!(ended.errors, "");
+    ended
 }
 
 /// Its JSON object, with the exit code that was expected.
 async fn resolve_json(network: &Network, name: &str, code: i32) -> Value {
-    let output = resolve(network, &[name, "--json"]).await;
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    serde_json::from_str(&text).unwrap()
+    let ended = resolve(network, &[name, "--json"]).await;
+    ended.expect(code).json()
 }
 
 fn owners(report: &Value) -> Vec<Name> {
@@ -116,8 +103,8 @@ async fn a_packet_is_shown_with_its_records_and_who_holds_it() {
     let secret = secret(1);
     let key = key_of(&secret);
     let new = packet(&secret, SEQ);
-    network.store(&item_of(&secret, &new));
-    let old = item_of(&secret, &packet(&secret, SEQ - 1_000_000));
+    network.store(&item_of(&new));
+    let old = item_of(&packet(&secret, SEQ - 1_000_000));
     assert_eq!(network.store_on(&old, |rank| rank < 4), 4);
     let forged = item(&secret, SEQ + 5, new.dns(), false);
     assert_eq!(network.store_on(&forged, |rank| rank == 4), 1);
@@ -154,8 +141,8 @@ async fn a_packet_is_shown_with_its_records_and_who_holds_it() {
         .unwrap();
     assert_eq!(refused["error"], "the signature is not valid");
 
-    let output = resolve(&network, &[&key.to_string()]).await;
-    let text = String::from_utf8(output.stdout).unwrap();
+    let ended = resolve(&network, &[&key.to_string()]).await;
+    let text = ended.output;
     for line in [
         format!("packet       seq {SEQ}, signed {SIGNED}, "),
         "             4 records, ".to_owned(),
@@ -176,7 +163,7 @@ async fn a_name_is_taken_in_every_spelling_and_only_its_records_are_shown() {
     let network = network().await;
     let secret = secret(2);
     let key = key_of(&secret);
-    network.store(&item_of(&secret, &packet(&secret, SEQ)));
+    network.store(&item_of(&packet(&secret, SEQ)));
     let all: &[&str] = &["", "www", "a.www", "*.pages"];
     for (name, subs) in [
         (format!("{key}.pkarr"), all),
@@ -198,8 +185,8 @@ async fn a_name_is_taken_in_every_spelling_and_only_its_records_are_shown() {
         (&report["status"], owners(&report)),
         (&json!("nodata"), vec![])
     );
-    let output = resolve(&network, &[&format!("missing.{key}")]).await;
-    let text = String::from_utf8(output.stdout).unwrap();
+    let ended = resolve(&network, &[&format!("missing.{key}")]).await;
+    let text = ended.output;
     let none = format!("records      none of 4 is at or below missing.{key}.\n");
     assert!(text.contains(&none), "{text}");
 }
@@ -215,7 +202,7 @@ async fn an_absence_is_told_from_silence_and_from_what_is_no_packet() {
     // Signed by the owner, and newer than the packet that some nodes still have.
     let secret = secret(4);
     network.store(&item(&secret, SEQ + 1, b"no DNS", true));
-    network.store_on(&item_of(&secret, &packet(&secret, SEQ)), |rank| rank < 3);
+    network.store_on(&item_of(&packet(&secret, SEQ)), |rank| rank < 3);
     let invalid = resolve_json(&network, &key_of(&secret).to_string(), 3).await;
     assert_eq!(invalid["status"], "invalid");
     let error = invalid["error"].as_str().unwrap();
@@ -225,23 +212,23 @@ async fn an_absence_is_told_from_silence_and_from_what_is_no_packet() {
     assert_eq!(invalid["held"]["older"], 3, "{invalid}");
 
     let nobody = ["127.0.0.1:9".to_owned()];
-    let output = resolve_from(&nobody, &[&key_of(&secret).to_string()]).await;
-    assert_eq!(output.status.code(), Some(3));
-    let text = String::from_utf8(output.stdout).unwrap();
+    let ended = resolve_from(&nobody, &[&key_of(&secret).to_string()]).await;
+    let text = ended.expect(3).output;
     let why = "packet       not known: no DHT node answers; asked were 127.0.0.1:9\n";
     assert!(text.contains(why), "{text}");
 
     // The option goes before the configuration.
     let bootstrap = network.bootstrap()[0].to_string();
     let name = key_of(&secret).to_string();
-    let output = resolve_from(&nobody, &[&name, "--bootstrap", &bootstrap]).await;
-    let text = String::from_utf8(output.stdout).unwrap();
+    let ended = resolve_from(&nobody, &[&name, "--bootstrap", &bootstrap]).await;
+    let text = ended.output;
     assert!(text.contains("cannot be used"), "{text}");
 }
 
 #[test]
 fn a_name_without_a_key_is_a_usage_error() {
     let key: PublicKey = key_of(&secret(5));
+    let directory = Directory::new();
     for (name, error) in [
         ("example.com".to_owned(), "has no public key in it"),
         (format!("{key}.lan"), "must be the last label"),
@@ -249,19 +236,11 @@ fn a_name_without_a_key_is_a_usage_error() {
         ("y".repeat(52), "a weak key"),
         (format!("{}9", &key.to_string()[..51]), "must end in y or o"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_pkbridge"))
-            .args(["resolve", &name])
-            .output()
-            .unwrap();
-        let errors = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{errors}");
-        assert!(errors.contains(error), "{errors}");
+        let ended = run_in(&directory.0, &["resolve", &name]);
+        ended.expect(2).says(error);
     }
-    let output = Command::new(env!("CARGO_BIN_EXE_pkbridge"))
-        .args(["resolve", &key.to_string(), "--bootstrap", "192.0.2.1"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains("lacks a port"), "{errors}");
+    let arguments = ["resolve", &key.to_string(), "--bootstrap", "192.0.2.1"];
+    run_in(&directory.0, &arguments)
+        .expect(2)
+        .says("lacks a port");
 }

@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::*;
-use dht_simulator::{HOLDERS, Item, Network, Settings};
+use dht_simulator::{HOLDERS, Network, Settings};
 use futures_util::future::join_all;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::TXT;
@@ -138,12 +138,12 @@ impl Simulated {
 
     /// All holders have this packet, and no other of its key.
     fn store(&self, packet: &SignedPacket) {
-        assert_eq!(self.network.store(&item(packet)), HOLDERS);
+        assert_eq!(self.network.store(&item_of(packet)), HOLDERS);
     }
 
     /// The holders of these ranks have this packet, in place of what they had.
     fn store_on(&self, packet: &SignedPacket, takes: impl FnMut(usize) -> bool) {
-        assert!(self.network.store_on(&item(packet), takes) > 0);
+        assert!(self.network.store_on(&item_of(packet), takes) > 0);
     }
 
     /// The targets that were looked for since the last time.
@@ -177,20 +177,11 @@ impl Owner {
     }
 
     fn target(&self) -> [u8; 20] {
-        item(&self.packet(SEQ)).target()
+        item_of(&self.packet(SEQ)).target()
     }
 
     async fn ask(&self, server: SocketAddr) -> Told {
         told(&ask(server, &self.key.to_string(), RecordType::TXT).await)
-    }
-}
-
-fn item(packet: &SignedPacket) -> Item {
-    Item {
-        key: *packet.key().as_bytes(),
-        signature: *packet.signature(),
-        seq: packet.seq().try_into().unwrap(),
-        value: packet.dns().to_vec(),
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub mod forward;
 pub mod front;
+pub mod program;
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use dht_simulator::Item;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use mainline::Testnet;
@@ -191,6 +193,16 @@ pub fn sign(secret: &SigningKey, seq: u64, records: Vec<(Name, u32, RData)>) -> 
         .map(|(owner, ttl, data)| Record::from_rdata(owner, ttl, data))
         .collect();
     SignedPacket::sign_records(secret, seq, records).unwrap()
+}
+
+/// The packet as the simulated DHT stores it.
+pub fn item_of(packet: &SignedPacket) -> Item {
+    Item {
+        key: *packet.key().as_bytes(),
+        signature: *packet.signature(),
+        seq: packet.seq().try_into().unwrap(),
+        value: packet.dns().to_vec(),
+    }
 }
 
 /// A query as most stubs send it: RD and EDNS with 1232 bytes.
