@@ -8,6 +8,7 @@ use data_encoding::{BASE32HEX_NOPAD, BASE64, HEXLOWER_PERMISSIVE};
 use super::ZoneFileError;
 use super::lexer::Word;
 use super::rdata::{Data, type_number};
+use super::variables::{IPV4, IPV6};
 
 /// The equator, the prime meridian, and the altitude that is 100 km below the ellipsoid (RFC 1876 section 2).
 const LOC_ZERO: u32 = 1 << 31;
@@ -29,8 +30,9 @@ impl Data<'_> {
         for (window, bits) in windows {
             let last = bits.iter().rposition(|byte| *byte != 0);
             let used = bits.get(..=last.unwrap_or(0)).unwrap_or_default();
-            self.push(&[window])?;
-            self.push_with_length(used)?;
+            // It is 32 at most.
+            self.push(&[window, u8::try_from(used.len()).unwrap_or(u8::MAX)])?;
+            self.push(used)?;
         }
         Ok(())
     }
@@ -58,8 +60,7 @@ impl Data<'_> {
         let text = word.plain().map(|text| if text == "-" { "" } else { text });
         let salt = text.and_then(|text| HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok());
         let salt = salt.ok_or_else(|| wrong(&word, "is no salt in hexadecimal, or -"))?;
-        self.push_with_length(&salt)
-            .map_err(|_| wrong(&word, "has more than 255 bytes"))
+        self.push_with_length(&salt, &word)
     }
 
     /// RFC 5155 section 3.3: Base32 with the extended alphabet; with its length.
@@ -69,8 +70,7 @@ impl Data<'_> {
         let hash = text.and_then(|text| BASE32HEX_NOPAD.decode(text.as_bytes()).ok());
         let hash = hash.filter(|hash| !hash.is_empty());
         let hash = hash.ok_or_else(|| wrong(&word, "is no hash in Base32 (0-9, A-V)"))?;
-        self.push_with_length(&hash)
-            .map_err(|_| wrong(&word, "has more than 255 bytes"))
+        self.push_with_length(&hash, &word)
     }
 
     /// RFC 6742: 64 bits in four groups of hexadecimal digits.
@@ -121,15 +121,11 @@ impl Data<'_> {
                 }
             }
             1 => {
-                let word = self.next(shown, "its gateway, an IPv4 address")?;
-                let address = word.plain().and_then(|text| text.parse::<Ipv4Addr>().ok());
-                let address = address.ok_or_else(|| wrong(&word, "is no IPv4 address"))?;
+                let address: Ipv4Addr = self.literal_address(shown, &IPV4)?;
                 self.push(&address.octets())?;
             }
             2 => {
-                let word = self.next(shown, "its gateway, an IPv6 address")?;
-                let address = word.plain().and_then(|text| text.parse::<Ipv6Addr>().ok());
-                let address = address.ok_or_else(|| wrong(&word, "is no IPv6 address"))?;
+                let address: Ipv6Addr = self.literal_address(shown, &IPV6)?;
                 self.push(&address.octets())?;
             }
             _ => self.read_name(shown)?,
@@ -223,9 +219,10 @@ impl Data<'_> {
         }
     }
 
-    fn push_with_length(&mut self, bytes: &[u8]) -> Result<(), ZoneFileError> {
+    /// What `word` stands for, and its length before.
+    fn push_with_length(&mut self, bytes: &[u8], word: &Word<'_>) -> Result<(), ZoneFileError> {
         let length = u8::try_from(bytes.len());
-        let length = length.map_err(|_| self.end().error("this has more than 255 bytes"))?;
+        let length = length.map_err(|_| wrong(word, "has more than 255 bytes"))?;
         self.push(&[length])?;
         self.push(bytes)
     }

@@ -325,11 +325,6 @@ impl<'a> Data<'a> {
         self.words.is_empty()
     }
 
-    /// The place after the last word.
-    pub(super) fn end(&self) -> Place {
-        self.end
-    }
-
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), ZoneFileError> {
         self.bytes.extend_from_slice(bytes);
         Ok(())
@@ -370,8 +365,7 @@ impl<'a> Data<'a> {
         variable: &Variable,
         known: Option<A>,
     ) -> Result<Option<A>, ZoneFileError> {
-        let Variable { what, example, .. } = variable;
-        let word = self.next(shown, what)?;
+        let word = self.next(shown, variable.what)?;
         let text = word.plain().filter(|_| !word.is_quoted).unwrap_or_default();
         if variable.is(text) {
             let left_out = format!("this {shown} record is left out");
@@ -380,11 +374,16 @@ impl<'a> Data<'a> {
             self.is_unknown |= known.is_none();
             return Ok(known);
         }
-        let address = word.plain().and_then(|text| text.parse().ok());
-        let address = address.ok_or_else(|| {
-            word.error(format!("{} is not {what}, such as {example}", word.shown()))
-        })?;
-        Ok(Some(address))
+        literal(variable, &word).map(Some)
+    }
+
+    /// An address in the place of which no variable stands.
+    pub(super) fn literal_address<A: FromStr>(
+        &mut self,
+        shown: &str,
+        variable: &Variable,
+    ) -> Result<A, ZoneFileError> {
+        literal(variable, &self.next(shown, variable.what)?)
     }
 
     fn read_hex(&mut self, shown: &str) -> Result<(), ZoneFileError> {
@@ -436,6 +435,12 @@ impl<'a> Data<'a> {
             ))),
         }
     }
+}
+
+fn literal<A: FromStr>(variable: &Variable, word: &Word<'_>) -> Result<A, ZoneFileError> {
+    let Variable { what, example, .. } = variable;
+    let address = word.plain().and_then(|text| text.parse().ok());
+    address.ok_or_else(|| word.error(format!("{} is not {what}, such as {example}", word.shown())))
 }
 
 fn joined(words: &[Word<'_>]) -> Vec<u8> {
