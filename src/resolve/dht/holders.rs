@@ -128,14 +128,8 @@ fn item(key: PublicKey, values: &[u8], value: &[u8]) -> Result<Sighting, String>
     let signature = string(values, b"sig");
     let signature = signature.and_then(|bytes| <&[u8; 64]>::try_from(bytes).ok());
     let signature = signature.ok_or("it has no signature of 64 bytes")?;
-    match SignedPacket::verify(key, signature, seq, dns) {
-        Ok(packet) => Ok(Sighting::Packet(packet)),
-        Err(error) if error.is_signed() => Ok(Sighting::Invalid {
-            seq,
-            reason: error.to_string(),
-        }),
-        Err(error) => Err(error.to_string()),
-    }
+    let verified = SignedPacket::verify(key, signature, seq, dns);
+    Sighting::of(seq, verified).map_err(|error| error.to_string())
 }
 
 /// The value of a dictionary's key, bencoded (BEP 3).

@@ -229,10 +229,9 @@ impl Dht {
     /// Waits until a node has joined, or all have fallen out, as `joined` says.
     pub async fn becomes(&self, joined: bool) {
         let mut states = self.states.clone();
-        let is_in = |states: &Vec<State>| states.iter().any(|state| state.joined);
         // An error means that the tasks have stopped: the state never changes again.
         if states
-            .wait_for(|states| is_in(states) == joined)
+            .wait_for(|states| any_joined(states) == joined)
             .await
             .is_err()
         {
@@ -286,7 +285,7 @@ impl Dht {
 
     /// Whether it has nodes to ask.
     pub(super) fn has_joined(&self) -> bool {
-        self.states.borrow().iter().any(|state| state.joined)
+        any_joined(&self.states.borrow())
     }
 
     /// Waits until a lookup may start.
@@ -402,7 +401,7 @@ impl Dht {
         let waited = timeout_at(deadline, states.wait_for(built)).await;
         let states = waited.ok().and_then(Result::ok);
         let states = states.ok_or(Failure::DhtNotReady)?;
-        let any_joined = states.iter().any(|state| state.joined);
+        let any_joined = any_joined(&states);
         let usable: Vec<_> = states
             .iter()
             .filter(|state| state.joined || !any_joined)
@@ -413,6 +412,10 @@ impl Dht {
         node.map(|node| (Arc::clone(node), any_joined))
             .ok_or(Failure::DhtNotReady)
     }
+}
+
+fn any_joined(states: &[State]) -> bool {
+    states.iter().any(|state| state.joined)
 }
 
 impl FetchPacket for Dht {
