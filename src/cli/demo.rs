@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::svcb::{Alpn, IpHint, SvcParamKey, SvcParamValue};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::{Reply, Transport, ask};
 use super::query;
-use super::{fail, log};
+use super::{fail, log, seq_of_now};
 use crate::config::Config;
 use crate::endpoint::Endpoint;
 use crate::pkarr::{PublicKey, SignedPacket, SigningKey};
@@ -125,11 +125,7 @@ async fn demonstrate(args: &DemoArgs) -> Result<bool, String> {
 }
 
 async fn publish(bootstrap: &[String], secret: &SigningKey, key: PublicKey) -> Result<u32, String> {
-    let micros = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_micros());
-    let seq = u64::try_from(micros).map_err(|error| error.to_string())?;
-    let packet = SignedPacket::sign_records(secret, seq, records(key)?)
+    let packet = SignedPacket::sign_records(secret, seq_of_now(), records(key)?)
         .map_err(|error| error.to_string())?;
     let addresses = bootstrap.iter().filter_map(|node| node.parse().ok());
     let any_port = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);

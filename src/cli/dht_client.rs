@@ -11,7 +11,7 @@ use super::serve::RESOLV_CONF;
 use super::{ConfigArgs, EXIT_NETWORK, complain, fail, log, refuse_config};
 use crate::config::{Config, bootstrap_node};
 use crate::resolve::Dht;
-use crate::server::join_dht;
+use crate::server::{StartError, join_dht};
 
 /// Longest wait for the DHT to be joined: bootstrap nodes by name take a lookup, and may be silent.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -42,12 +42,27 @@ impl DhtArgs {
         }
         Ok(config)
     }
+}
 
-    /// Joins; complains if it cannot.
-    pub(super) async fn join(&self) -> Result<DhtClient, ExitCode> {
-        let config = self.load()?;
+impl DhtClient {
+    /// Starts to join.
+    ///
+    /// # Errors
+    /// If the configuration does not let it.
+    pub(super) fn start(config: Config) -> Result<Self, StartError> {
+        let stop = CancellationToken::new();
+        let dht = join_dht(config, RESOLV_CONF.as_ref(), stop.clone())?;
+        Ok(Self {
+            dht,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// Joins, and logs errors alone; complains if it cannot.
+    pub(super) async fn join(config: Config) -> Result<Self, ExitCode> {
         let bootstrap = config.dht.bootstrap.join(", ");
-        let client = start(config, "error")?;
+        let _level = log::start("error").map_err(|error| fail(&error))?;
+        let client = Self::start(config).map_err(|error| fail(&error))?;
         if timeout(JOIN_PATIENCE, client.dht.becomes(true))
             .await
             .is_err()
@@ -59,20 +74,4 @@ impl DhtArgs {
         }
         Ok(client)
     }
-
-    /// Starts to join, and to log at `level`; complains if it cannot.
-    pub(super) fn start(&self, level: &str) -> Result<DhtClient, ExitCode> {
-        start(self.load()?, level)
-    }
-}
-
-fn start(config: Config, level: &str) -> Result<DhtClient, ExitCode> {
-    let _level = log::start(level).map_err(|error| fail(&error))?;
-    let stop = CancellationToken::new();
-    let dht = join_dht(config, RESOLV_CONF.as_ref(), stop.clone());
-    let dht = dht.map_err(|error| fail(&error))?;
-    Ok(DhtClient {
-        dht,
-        _stop: stop.drop_guard(),
-    })
 }

@@ -11,16 +11,20 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The filter for a level or directives of the configuration. A plain level is pkbridge's own; its
-/// libraries then speak up from warnings on, but the DHT library and the recursor: they report at that
-/// level what is told in pkbridge's own words, and each question that fails.
+/// The filter for a level or directives of the configuration. A plain level is pkbridge's own.
 pub(super) fn filter(level: &str) -> Result<EnvFilter, ParseError> {
     let directives = if level.contains(['=', ',']) {
         level.to_owned()
     } else {
-        format!("warn,mainline=off,hickory_resolver=off,pkbridge={level}")
+        beside_libraries(&format!("pkbridge={level}"))
     };
     EnvFilter::builder().parse(directives)
+}
+
+/// A directive for pkbridge's own lines. Its libraries speak up from warnings on, but the DHT library and the
+/// recursor: they report at that level what is told in pkbridge's own words, and each question that fails.
+pub(super) fn beside_libraries(own: &str) -> String {
+    format!("warn,mainline=off,hickory_resolver=off,{own}")
 }
 
 /// Changes the level while the program runs.

@@ -85,10 +85,7 @@ impl<'a> RelayPublisher<'a> {
         let looks = relays.each().iter().map(|relay| async move {
             let found = relay.get(key, Policy::Network, None, LOOK_TIME).await?;
             let kept = relay.get(key, Policy::Cache, None, LOOK_TIME).await?;
-            let newer = |one: Sighting, other: Sighting| {
-                if other.replaces(&one) { other } else { one }
-            };
-            Ok(found.into_iter().chain(kept).reduce(newer))
+            Ok(Sighting::newest(found.into_iter().chain(kept)))
         });
         let before = join_all(looks).await;
         Self { relays, before }
@@ -160,6 +157,10 @@ fn fault(error: RelayError) -> Fault {
 }
 
 impl Relayed {
+    pub(super) fn is_published(&self) -> bool {
+        self.result.is_ok()
+    }
+
     /// What has failed.
     pub(super) fn fault(&self) -> Option<String> {
         match &self.result {
@@ -176,11 +177,11 @@ impl Relayed {
         for fault in all.iter().filter_map(Self::fault) {
             complain(&fault);
         }
-        let results = || all.iter().map(|relayed| &relayed.result);
-        if results().any(Result::is_err) {
+        if !all.iter().all(Self::is_published) {
             code = ExitCode::from(EXIT_NETWORK);
         }
-        if results().any(|result| matches!(result, Err(Fault::Refused(_)))) {
+        let is_refused = |relayed: &Self| matches!(relayed.result, Err(Fault::Refused(_)));
+        if all.iter().any(is_refused) {
             code = ExitCode::FAILURE;
         }
         code
@@ -206,7 +207,7 @@ impl Relayed {
         };
         json!({
             "url": self.url,
-            "published": self.result.is_ok(),
+            "published": self.is_published(),
             "stored": self.result.as_ref().ok().copied().flatten(),
             "error": error,
         })

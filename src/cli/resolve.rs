@@ -3,20 +3,18 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use hickory_proto::rr::{Name, Record as ProtoRecord, RecordType};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::control::{Sheet, ascii, bytes, counted, seconds};
-use super::dht_client::DhtArgs;
+use super::dht_client::{DhtArgs, DhtClient};
 use super::explain::utc;
 use super::query::{printable, proto_record, records_json, table};
 use super::relays::{self, Asked, RelayArgs};
-use super::serve::RESOLV_CONF;
-use super::{complain, fail, log};
+use super::{complain, fail, log, seq_of_now};
 use crate::config::Config;
 use crate::pkarr::{
     Lookup, NameKind, PublicKeyName, Record, SignedPacket, Suffixes, Zone, parse_name, signed_at,
@@ -24,7 +22,6 @@ use crate::pkarr::{
 use crate::resolve::{
     Asker, Dht, Ending, Failure, FetchPacket, Holder, Holds, RelayError, Sighting, Wanted,
 };
-use crate::server::join_dht;
 
 /// Longest wait for the first DHT node to answer.
 const JOIN_PATIENCE: Duration = Duration::from_secs(6);
@@ -103,9 +100,10 @@ pub(super) async fn run(args: ResolveArgs) -> ExitCode {
     let ((newest, end, holders), relays) =
         tokio::join!(look(config, &name), relays::ask_each(&relays, name.key));
     let relayed = relays.iter().filter_map(|asked| asked.told.clone().ok()?);
+    let newest = Sighting::newest(newest.into_iter().chain(relayed));
     let report = Report {
         name,
-        verdict: Verdict::of(newest.into_iter().chain(relayed).reduce(newer), &end),
+        verdict: Verdict::of(newest, &end),
         holders,
         relays,
         elapsed: started.elapsed(),
@@ -154,17 +152,16 @@ type End = Result<Ending, String>;
 /// Looks for the packet as the resolver does, then asks the nodes that should hold it one by one.
 async fn look(config: Config, name: &PublicKeyName) -> (Option<Sighting>, End, Vec<Holder>) {
     let nodes = config.dht.bootstrap.join(", ");
-    let stop = CancellationToken::new();
-    let _stopped_at_end = stop.clone().drop_guard();
     let failed = |error: String| (None, Err(error), Vec::new());
-    let dht = match join_dht(config, RESOLV_CONF.as_ref(), stop) {
-        Ok(dht) => dht,
+    let client = match DhtClient::start(config) {
+        Ok(client) => client,
         Err(error) => return failed(error.to_string()),
     };
+    let dht = &client.dht;
     if timeout(JOIN_PATIENCE, dht.becomes(true)).await.is_err() {
         return failed(format!("no DHT node answers; asked were {nodes}"));
     }
-    let (newest, ending) = newest(&dht, name).await;
+    let (newest, ending) = newest(dht, name).await;
     // Without them the packet is as good.
     let holders = dht.holders(name.key).await.unwrap_or_default();
     let held = holders.iter().filter_map(|holder| match &holder.holds {
@@ -172,14 +169,10 @@ async fn look(config: Config, name: &PublicKeyName) -> (Option<Sighting>, End, V
         Holds::Refused(_) | Holds::Nothing | Holds::Unknown => None,
     });
     (
-        newest.into_iter().chain(held).reduce(newer),
+        Sighting::newest(newest.into_iter().chain(held)),
         Ok(ending),
         holders,
     )
-}
-
-fn newer(one: Sighting, other: Sighting) -> Sighting {
-    if other.replaces(&one) { other } else { one }
 }
 
 async fn newest(dht: &Dht, name: &PublicKeyName) -> (Option<Sighting>, Ending) {
@@ -240,8 +233,7 @@ impl Report {
             Verdict::Packet(packet, doubt) => self.packet_text(&mut sheet, packet, doubt.as_ref()),
             Verdict::Absent => sheet.line("packet", "none: no DHT node has one"),
             Verdict::Invalid { seq, reason } => {
-                let reason = format!("the newest item, seq {seq}, cannot be used: {reason}");
-                sheet.lines("packet", "", &[reason, signed(*seq)]);
+                sheet.lines("packet", "", &[unusable(*seq, reason), signed(*seq)]);
             }
             Verdict::Failure(reason) => sheet.line("packet", &format!("not known: {reason}")),
         }
@@ -307,11 +299,9 @@ impl Report {
         let line = |holder: &Holder| {
             let address = holder.address.to_string();
             let more = match &holder.holds {
-                Holds::Item(item) if !self.is_newest(item) => {
-                    format!(": seq {}, {}", item.seq(), signed(item.seq()))
-                }
+                Holds::Item(item) => self.more_of(item),
                 Holds::Refused(reason) => format!(": {reason}"),
-                Holds::Item(_) | Holds::Nothing | Holds::Unknown => String::new(),
+                Holds::Nothing | Holds::Unknown => String::new(),
             };
             format!("{address:<21}  {}{more}", self.standing(holder))
         };
@@ -322,10 +312,8 @@ impl Report {
 
     fn relay_line(&self, asked: &Asked) -> String {
         let more = match &asked.told {
-            Ok(Some(item)) if !self.is_newest(item) => {
-                format!(": seq {}, {}", item.seq(), signed(item.seq()))
-            }
-            Ok(_) => String::new(),
+            Ok(Some(item)) => self.more_of(item),
+            Ok(None) => String::new(),
             Err(error) => format!(": {error}"),
         };
         format!("{}  {}{more}", asked.url, self.relay_standing(asked))
@@ -333,8 +321,7 @@ impl Report {
 
     fn relay_standing(&self, asked: &Asked) -> &'static str {
         match &asked.told {
-            Ok(Some(item)) if self.is_newest(item) => "newest",
-            Ok(Some(_)) => "older",
+            Ok(Some(item)) => self.age_of(item),
             Ok(None) => "none",
             Err(RelayError::Packet(_)) => "refused",
             Err(_) => "failed",
@@ -343,8 +330,8 @@ impl Report {
 
     fn relay_json(&self, asked: &Asked) -> Value {
         let (seq, error) = match &asked.told {
-            Ok(Some(Sighting::Invalid { seq, reason })) => (Some(*seq), Some(reason.clone())),
-            Ok(item) => (item.as_ref().map(Sighting::seq), None),
+            Ok(Some(item)) => (Some(item.seq()), fault_of(item).cloned()),
+            Ok(None) => (None, None),
             Err(error) => (None, Some(error.to_string())),
         };
         json!({
@@ -365,11 +352,25 @@ impl Report {
 
     fn standing(&self, holder: &Holder) -> &'static str {
         match &holder.holds {
-            Holds::Item(item) if self.is_newest(item) => "newest",
-            Holds::Item(_) => "older",
+            Holds::Item(item) => self.age_of(item),
             Holds::Refused(_) => "refused",
             Holds::Nothing => "none",
             Holds::Unknown => "silent",
+        }
+    }
+
+    fn age_of(&self, item: &Sighting) -> &'static str {
+        match self.is_newest(item) {
+            true => "newest",
+            false => "older",
+        }
+    }
+
+    /// What is told of an item that is not the newest.
+    fn more_of(&self, item: &Sighting) -> String {
+        match self.is_newest(item) {
+            true => String::new(),
+            false => format!(": seq {}, {}", item.seq(), signed(item.seq())),
         }
     }
 
@@ -392,16 +393,12 @@ impl Report {
                 (found, Some(self.packet_json(packet)), doubt.clone())
             }
             Verdict::Absent => ("absent", None, None),
-            Verdict::Invalid { seq, reason } => {
-                let reason = format!("the newest item, seq {seq}, cannot be used: {reason}");
-                ("invalid", None, Some(reason))
-            }
+            Verdict::Invalid { seq, reason } => ("invalid", None, Some(unusable(*seq, reason))),
             Verdict::Failure(reason) => ("failure", None, Some(reason.clone())),
         };
         let nodes = self.holders.iter().map(|holder| {
             let (seq, error) = match &holder.holds {
-                Holds::Item(Sighting::Invalid { seq, reason }) => (Some(*seq), Some(reason)),
-                Holds::Item(item) => (Some(item.seq()), None),
+                Holds::Item(item) => (Some(item.seq()), fault_of(item)),
                 Holds::Refused(reason) => (None, Some(reason)),
                 Holds::Nothing | Holds::Unknown => (None, None),
             };
@@ -438,6 +435,18 @@ impl Report {
             "record_count": Zone::new(packet, 0).records().len(),
             "records": records_json(&asked_records(&self.name.in_zone, packet)),
         })
+    }
+}
+
+fn unusable(seq: u64, reason: &str) -> String {
+    format!("the newest item, seq {seq}, cannot be used: {reason}")
+}
+
+/// Why an item is no packet.
+fn fault_of(item: &Sighting) -> Option<&String> {
+    match item {
+        Sighting::Packet(_) => None,
+        Sighting::Invalid { reason, .. } => Some(reason),
     }
 }
 
@@ -486,8 +495,7 @@ fn signed(seq: u64) -> String {
 }
 
 fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
+    signed_at(seq_of_now())
 }
 
 fn u64_of(count: usize) -> u64 {

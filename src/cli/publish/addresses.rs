@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use nix::ifaddrs::getifaddrs;
 
+use super::zone::Zone;
 use crate::pkarr::HostAddresses;
 use crate::resolve::{Dht, is_public};
 
@@ -24,6 +25,12 @@ const ANYWHERE: [(&str, &str); 2] = [
 /// What is said if nobody tells the IPv4 address.
 pub(super) const UNKNOWN_IPV4: &str = "the public IPv4 address of this host is not known: it has none itself, \
      and the DHT's nodes do not agree on one; write it into the zone file, or name its --interface";
+
+/// Whether the addresses that a zone asks for are known, or known not to be there: an interface either has an IPv4
+/// address or not, and of IPv6 that is known of the host, too.
+pub(super) fn are_known(zone: &Zone, found: HostAddresses, interface: Option<&str>) -> bool {
+    !zone.has_ipv4 || found.ipv4.is_some() || interface.is_some()
+}
 
 /// An address of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,11 +10,10 @@ mod zone;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::dht_client::DhtArgs;
+use super::dht_client::{DhtArgs, DhtClient};
 use super::relays::{RelayArgs, Relayed};
 use super::{EXIT_NETWORK, complain, fail, print};
 use crate::pkarr::{HostAddresses, SignedPacket};
-use crate::resolve::Sighting;
 use network::Network;
 use report::Outcome;
 use zone::{Zone, ZoneSource};
@@ -63,20 +62,14 @@ pub(super) struct PublishArgs {
 
 /// Reads, signs, publishes, and says what has become of it.
 pub(super) async fn run(args: PublishArgs) -> ExitCode {
-    let read = ZoneSource::open(&args.zone_file, &args.key).map_err(|error| vec![error]);
-    let read = read.and_then(|source| {
-        let zone = source.read(HostAddresses::default())?;
-        Ok((source, zone))
-    });
-    let (source, zone) = match read {
-        Ok(read) => read,
-        Err(lines) => return refuse(&lines),
+    let source = match ZoneSource::open(&args.zone_file, &args.key) {
+        Ok(source) => source,
+        Err(error) => return fail(&error),
     };
     if args.watch {
         return watch::run(&args, source).await;
     }
-    let published = publish(&args, &source, zone).await;
-    let (zone, outcome) = match published {
+    let (zone, outcome) = match publish(&args, &source).await {
         Ok(published) => published,
         Err(code) => return code,
     };
@@ -99,11 +92,9 @@ pub(super) async fn run(args: PublishArgs) -> ExitCode {
     }
 }
 
-async fn publish(
-    args: &PublishArgs,
-    source: &ZoneSource,
-    zone: Zone,
-) -> Result<(Zone, Outcome), ExitCode> {
+async fn publish(args: &PublishArgs, source: &ZoneSource) -> Result<(Zone, Outcome), ExitCode> {
+    let zone = source.read(HostAddresses::default());
+    let zone = zone.map_err(|lines| refuse(&lines))?;
     if args.dry_run {
         let zone = fill(args, source, zone, None).await?;
         let outcome = Outcome {
@@ -113,16 +104,17 @@ async fn publish(
         };
         return Ok((zone, outcome));
     }
-    let relays = args.relays.open(&args.dht.load()?)?;
+    let config = args.dht.load()?;
+    let relays = args.relays.open(&config)?;
     let client = match args.no_dht {
         true => None,
-        false => Some(args.dht.join().await?),
+        false => Some(DhtClient::join(config).await?),
     };
     let network = Network { client, relays };
     let zone = fill(args, source, zone, Some(&network)).await?;
     let before = network.look(source.key).await;
     let before = before.map_err(|error| error.explain())?;
-    let replaces = before.newest().map(Sighting::seq);
+    let replaces = before.newest().map(|newest| newest.seq());
     let packet = sign(source, &zone, replaces)?;
     let put = network.put(&packet, &before).await;
     let put = put.map_err(|error| error.explain())?;
@@ -147,8 +139,7 @@ async fn fill(
         let interface = args.interface.as_deref();
         let found = addresses::find(interface, dht).await;
         let found = found.map_err(|error| fail(&error))?;
-        // Of an interface it is known that it has none.
-        if zone.has_ipv4 && found.ipv4.is_none() && network.is_some() && interface.is_none() {
+        if network.is_some() && !addresses::are_known(&zone, found, interface) {
             complain(&addresses::UNKNOWN_IPV4);
             return Err(ExitCode::from(EXIT_NETWORK));
         }

@@ -88,17 +88,15 @@ impl Network {
 
 impl Before<'_> {
     /// The newest anywhere.
-    pub(super) fn newest(&self) -> Option<&Sighting> {
-        let all = self.of_dht.iter().chain(self.relays.told());
-        all.reduce(|one, other| if other.replaces(one) { other } else { one })
+    pub(super) fn newest(&self) -> Option<Sighting> {
+        Sighting::newest(self.of_dht.iter().chain(self.relays.told()).cloned())
     }
 }
 
 impl Put {
     /// Whether nobody has taken the packet.
     pub(super) fn is_nowhere(&self) -> bool {
-        let refused = |relayed: &Relayed| relayed.fault().is_some();
-        self.published.is_none() && self.relays.iter().all(refused)
+        self.published.is_none() && !self.relays.iter().any(Relayed::is_published)
     }
 }
 

@@ -3,12 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use hickory_proto::rr::Record as ProtoRecord;
 
-use crate::cli::key_file;
 use crate::cli::query::{printable, proto_record, table};
+use crate::cli::{key_file, seq_of_now};
 use crate::pkarr::{
     Composed, FilledZone, HostAddresses, MAX_DNS_LEN, PacketError, PublicKey, Record, SignedPacket,
     SigningKey, compose, fill_zone_file,
@@ -112,10 +111,7 @@ impl ZoneSource {
         zone: &Zone,
         replaces: Option<u64>,
     ) -> Result<SignedPacket, PacketError> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_micros());
-        let now = u64::try_from(now).unwrap_or(0);
+        let now = seq_of_now();
         let seq = replaces.map_or(now, |replaced| now.max(replaced.saturating_add(1)));
         SignedPacket::sign(&self.secret, seq, &zone.composed.dns)
     }

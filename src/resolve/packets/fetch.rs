@@ -107,6 +107,12 @@ impl Sighting {
         }
     }
 
+    /// The one that takes the place of all others.
+    pub(crate) fn newest(all: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let newer = |one: Self, other: Self| if other.replaces(&one) { other } else { one };
+        all.into_iter().reduce(newer)
+    }
+
     /// Its sequence number.
     pub fn seq(&self) -> u64 {
         match self {

@@ -94,10 +94,12 @@ impl Changes {
 
     /// Whether the addresses that a zone asks for are known, or known not to be there.
     pub(super) fn know(&self, zone: &Zone) -> bool {
-        let has_all = |taken: HostAddresses| {
-            !zone.has_ipv4 || taken.ipv4.is_some() || self.addresses.interface.is_some()
-        };
-        !zone.has_variables || self.addresses.taken.is_some_and(has_all)
+        let AddressChanges {
+            interface, taken, ..
+        } = &self.addresses;
+        let are_known =
+            |taken: HostAddresses| addresses::are_known(zone, taken, interface.as_deref());
+        !zone.has_variables || taken.is_some_and(are_known)
     }
 
     /// The addresses as they were taken last.
@@ -168,8 +170,9 @@ impl AddressChanges {
         if dht.is_some() {
             self.asked = Some(now);
         }
-        let mut found = addresses::find(self.interface.as_deref(), dht).await?;
-        if zone.has_ipv4 && found.ipv4.is_none() && self.interface.is_none() {
+        let interface = self.interface.as_deref();
+        let mut found = addresses::find(interface, dht).await?;
+        if !addresses::are_known(zone, found, interface) {
             // The nodes were asked a short while ago, or cannot be asked, or do not agree.
             found.ipv4 = self.last.and_then(|last| last.ipv4);
             if found.ipv4.is_none() {

@@ -20,6 +20,7 @@ use super::report::{Outcome, date, holding, nodes};
 use super::zone::{Zone, ZoneSource};
 use super::{GOOD_HOLDERS, PublishArgs, refuse};
 use crate::cli::control::counted;
+use crate::cli::dht_client::DhtClient;
 use crate::cli::relays::Relayed;
 use crate::cli::{fail, log, print};
 use crate::pkarr::{HostAddresses, SignedPacket};
@@ -28,9 +29,6 @@ use crate::serve::systemd::{notify_ready, notify_status, notify_stopping};
 use changes::{Change, Changes};
 use choice::{Choice, choose};
 use schedule::{Ended, Schedule};
-
-/// Our own lines, and warnings of all else.
-const LOG_LEVEL: &str = "warn,mainline=off,hickory_resolver=off,pkbridge::cli=info";
 
 /// Publishes until a signal ends it.
 pub(super) async fn run(args: &PublishArgs, source: ZoneSource) -> ExitCode {
@@ -75,13 +73,14 @@ pub(super) async fn run(args: &PublishArgs, source: ZoneSource) -> ExitCode {
 }
 
 fn open(args: &PublishArgs) -> Result<Network, ExitCode> {
-    let relays = args.relays.open(&args.dht.load()?)?;
+    let config = args.dht.load()?;
+    let relays = args.relays.open(&config)?;
+    // Our own lines, and warnings of all else.
+    let _level =
+        log::start(&log::beside_libraries("pkbridge::cli=info")).map_err(|error| fail(&error))?;
     let client = match args.no_dht {
-        true => {
-            let _level = log::start(LOG_LEVEL).map_err(|error| fail(&error))?;
-            None
-        }
-        false => Some(args.dht.start(LOG_LEVEL)?),
+        true => None,
+        false => Some(DhtClient::start(config).map_err(|error| fail(&error))?),
     };
     Ok(Network { client, relays })
 }
@@ -133,8 +132,9 @@ impl Watch {
         loop {
             progress("publishing");
             let round = self.round().await;
-            let pause = schedule.ended(ended(&round));
-            self.tell(&round, pause);
+            let ended = ended(&round);
+            let pause = schedule.ended(ended);
+            self.tell(&round, ended, pause);
             let dht = self.network.dht();
             let change = tokio::select! {
                 change = self.changes.next(&schedule, &self.zone, dht) => change,
@@ -151,7 +151,7 @@ impl Watch {
             self.fill().await?;
         }
         let before = self.network.look(self.source.key).await?;
-        let newest = before.newest().cloned();
+        let newest = before.newest();
         let newest_seq = newest.as_ref().map(Sighting::seq);
         let own_seq = self.ours.as_ref().map(SignedPacket::seq);
         let dns = &self.zone.composed.dns;
@@ -227,7 +227,7 @@ impl Watch {
     }
 
     /// Says what a round has come to, and when the next one is: a line.
-    fn tell(&self, round: &Result<Round, Trouble>, pause: Duration) {
+    fn tell(&self, round: &Result<Round, Trouble>, ended: Ended, pause: Duration) {
         progress("");
         let minutes = counted(pause.as_secs().div_ceil(60), "minute", "minutes");
         let line = match round {
@@ -240,7 +240,7 @@ impl Watch {
                 tracing::warn!("{fault}");
             }
         }
-        if ended(round) == Ended::Well && !matches!(round, Ok(Round::Others { .. })) {
+        if ended == Ended::Well && !matches!(round, Ok(Round::Others { .. })) {
             tracing::info!("{line}");
         } else {
             tracing::warn!("{line}");
@@ -308,11 +308,8 @@ fn where_to(put: &Put) -> String {
         let stored = nodes(published.stored);
         format!("on {stored}, {} it", holding(published.holders.newest))
     });
-    let taken = put
-        .relays
-        .iter()
-        .filter(|relayed| relayed.fault().is_none())
-        .count();
+    let published = |relayed: &&Relayed| relayed.is_published();
+    let taken = put.relays.iter().filter(published).count();
     let by_relays =
         (!put.relays.is_empty()).then(|| format!("by {taken} of {} relays", put.relays.len()));
     let all: Vec<String> = on_dht.into_iter().chain(by_relays).collect();
