@@ -5,9 +5,12 @@ mod assemble;
 mod control;
 mod dht_client;
 mod forwarding;
+mod host_sleep;
 mod listen;
 mod losses;
 mod port_holder;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +35,7 @@ use assemble::{
 };
 use control::{CurrentParts, Parts};
 use forwarding::{CurrentForward, forwarding};
+use host_sleep::HostSleep;
 use listen::Listener;
 
 pub use dht_client::{join_dht, open_relays};
@@ -216,6 +220,7 @@ impl Server {
     /// of every change of state. Then lets questions in flight finish, for [`STOP_TIMEOUT`] at most.
     pub async fn run(mut self, stop: CancellationToken, mut reload: mpsc::Receiver<Config>) {
         let mut in_dht = false;
+        let mut host_sleep = HostSleep::from_now_on();
         systemd::notify_ready(&self.status(in_dht));
         let udp_addresses = self.udp_addresses.subscribe();
         let losses = tokio::spawn(losses::tell_log(udp_addresses.clone()));
@@ -228,6 +233,7 @@ impl Server {
                     in_dht = !in_dht;
                     systemd::notify_status(&self.status(in_dht));
                 }
+                slept = host_sleep.ended() => self.has_slept(slept),
                 Some(config) = reload.recv() => {
                     systemd::notify_reloading();
                     match self.reload(config) {
@@ -402,6 +408,24 @@ impl Server {
             self.open_control();
         }
         Ok(if keeps_answers { "kept" } else { "flushed" })
+    }
+
+    /// The host has slept for this long, and maybe wakes in another network: what is cached is older than it
+    /// seems, and connections to upstreams, their response times and the keys of zones are learnt anew.
+    fn has_slept(&mut self, slept: Duration) {
+        tracing::info!(
+            seconds = slept.as_secs(),
+            "the host has slept, and all that is cached is older"
+        );
+        let parts = self.parts.0.load();
+        parts.packets.grow_older(slept);
+        parts.answers.grow_older(slept);
+        match forwarding(&self.config, self.resolv_conf.as_deref(), &parts.listening) {
+            // The system may not know its resolvers again before it has joined a network.
+            Ok(new) if new.servers().is_empty() && !self.forward.servers().is_empty() => {}
+            Ok(new) => self.forward.replace(new),
+            Err(error) => tracing::error!(error, "the upstreams stay as they were"),
+        }
     }
 
     fn listen(&mut self, listener: Listener) -> Result<(), StartError> {

@@ -266,6 +266,14 @@ impl AnswerCache {
         count
     }
 
+    /// Counts time that the clock did not: while the host slept, what is held grew older all the same.
+    pub fn grow_older(&self, time: Duration) {
+        self.cuts.invalidate_all();
+        for (key, answer) in &self.answers {
+            self.replace(CacheKey::clone(&key), &answer, answer.older(time));
+        }
+    }
+
     /// The fresh answers to questions for a name, with the type that was asked.
     pub fn of_name(&self, name: &Name, now: Instant) -> Vec<(RecordType, Arc<Answer>)> {
         let name = wire::name_bytes(&name.to_lowercase());

@@ -244,6 +244,19 @@ impl Answer {
         }
     }
 
+    /// The same answer, when `time` has passed that the clock did not count.
+    fn older(&self, time: Duration) -> Self {
+        let earlier = |at: Instant| at.checked_sub(time).unwrap_or(at);
+        Self {
+            stored: earlier(self.stored),
+            expires: earlier(self.expires),
+            refresh_at: earlier(self.refresh_at),
+            stale_until: earlier(self.stale_until),
+            retry_at: self.retry_at.map(earlier),
+            ..self.clone()
+        }
+    }
+
     /// The same answer, which is not given past its time.
     fn not_stale(&self) -> Self {
         Self {

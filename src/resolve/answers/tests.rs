@@ -79,6 +79,26 @@ async fn a_denial_is_forgotten_with_its_answer_and_counts_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_grow_older_while_the_clock_stands_still() {
+    let (cache, question) = (cache(), question("nope.example."));
+    let key = question.cache_key();
+    let answer = said(&question, ResponseCode::NXDomain);
+    let at_hand = cache.take_in(key.clone(), answer, RETRY);
+    let now = Instant::now();
+    cache.grow_older(MINUTE / 2);
+    // Whoever kept it looks again.
+    assert!(!at_hand.is_current(now));
+    assert_eq!(cache.get(&key, now).unwrap().age(now), 30);
+    let below = Name::from_ascii("a.nope.example.").unwrap();
+    assert!(cache.denial_of(&below, &question, now).is_none());
+    cache.grow_older(MINUTE / 2);
+    assert!(cache.get(&key, now).is_none());
+    assert!(cache.held(&key, now).is_some());
+    cache.grow_older(MINUTE);
+    assert!(cache.held(&key, now).is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn names_of_many_labels_are_looked_at_in_part() {
     let (cache, question) = (cache(), question("example."));
     let answer = said(&question, ResponseCode::NXDomain);

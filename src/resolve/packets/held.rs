@@ -122,6 +122,19 @@ impl Held {
         }
     }
 
+    /// The same hold, when `time` has passed that the clock did not count.
+    pub(super) fn older(&self, time: Duration) -> Self {
+        let earlier = |at: Instant| at.checked_sub(time).unwrap_or(at);
+        Self {
+            fetched: earlier(self.fetched),
+            expires: earlier(self.expires),
+            refresh_at: earlier(self.refresh_at),
+            stale_until: earlier(self.stale_until),
+            saved: self.saved.map(earlier),
+            ..self.copied()
+        }
+    }
+
     /// The same packet, when its owner has replaced it by what cannot be used: its time is over.
     pub(super) fn superseded(&self, now: Instant) -> Self {
         Self {

@@ -171,6 +171,20 @@ impl Packets {
         }
     }
 
+    /// Counts time that the clock did not: while the host slept, what is held grew older all the same. What
+    /// was not found before is looked for again.
+    pub fn grow_older(&self, time: Duration) {
+        self.misses.invalidate_all();
+        for (key, before) in &self.held {
+            let older = Arc::new(before.older(time));
+            // A lookup may have replaced it.
+            self.held.entry(*key).and_compute_with(|held| match held {
+                Some(held) if Arc::ptr_eq(held.value(), &before) => Op::Put(older),
+                _ => Op::Nop,
+            });
+        }
+    }
+
     /// The newest packet of a key, from memory, from the store, or by looking for it on behalf of
     /// `asker`.
     pub async fn newest(self: &Arc<Self>, key: PublicKey, asker: Asker) -> Known {

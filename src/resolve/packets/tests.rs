@@ -492,3 +492,29 @@ async fn a_packet_of_relays_alone_has_its_time_and_is_not_put_on_the_dht() {
     let again = world.packets.look_again(world.key).await;
     assert_eq!(again.unwrap_err(), Failure::DhtPoorMiss);
 }
+
+#[tokio::test(start_paused = true)]
+async fn packets_grow_older_while_the_clock_stands_still() {
+    let world = World::new([finds(1, 600), nobody(), finds(2, 600)]);
+    let held = world.found().await;
+    let now = Instant::now();
+    world.packets.grow_older(Duration::from_secs(300));
+    assert!(
+        held.ended.load(Ordering::Relaxed),
+        "answers made from it are made anew"
+    );
+    let older = world.fresh().await;
+    assert_eq!(older.packet.seq(), 1);
+    assert_eq!(held.expires - older.expires, Duration::from_secs(300));
+    world.packets.grow_older(Duration::from_secs(300));
+    assert_eq!(world.stale().await.0.packet.seq(), 1);
+    pass(2000).await;
+    // Nobody has it, which is remembered, but not longer than the host slept.
+    assert_eq!(world.stale().await.0.packet.seq(), 1);
+    assert_eq!(world.lookups(), 2);
+    world.packets.grow_older(Duration::from_secs(3600));
+    assert_eq!(world.stale().await.0.packet.seq(), 1);
+    pass(2000).await;
+    assert_eq!(world.fresh().await.packet.seq(), 2);
+    assert!(world.fresh().await.fetched >= now);
+}
