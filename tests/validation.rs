@@ -22,7 +22,8 @@ use hickory_proto::dnssec::rdata::{DNSKEY, DNSSECRData, DS};
 use hickory_proto::dnssec::{Algorithm, DigestType, PublicKey, PublicKeyBuf};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::MX;
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use pkbridge::config::Strategy;
 use pkbridge::endpoint::Endpoint;
 use pkbridge::pkarr::Suffixes;
 use pkbridge::resolve::{
@@ -1002,6 +1003,147 @@ async fn an_old_answer_is_given_until_the_verdict_and_not_after_it() {
     assert_eq!(stubborn.ede().await, BOGUS);
 }
 
+/// What one of several servers makes of the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passes {
+    Everything,
+    /// No signatures, as forwarders that know nothing of DNSSEC.
+    NoSignatures,
+    /// Its own addresses, of this name.
+    Forgeries(&'static str),
+    /// It cannot answer.
+    Nothing,
+}
+
+/// Servers that are asked in order.
+#[derive(Debug)]
+struct Several {
+    world: World,
+    servers: Vec<Passes>,
+    asked: Mutex<Vec<(usize, String)>>,
+    doubted: Mutex<Vec<usize>>,
+}
+
+impl Several {
+    fn new(servers: impl IntoIterator<Item = Passes>) -> Arc<Self> {
+        Arc::new(Self {
+            world: world(),
+            servers: servers.into_iter().collect(),
+            asked: Mutex::default(),
+            doubted: Mutex::default(),
+        })
+    }
+
+    fn validating(self: &Arc<Self>) -> Validating {
+        let anchors = anchor_of(self.world.zone("."), ".");
+        validating(self.clone(), anchors, &[])
+    }
+
+    fn answer(&self, server: usize, question: &Question) -> Response {
+        let passes = self.servers[server];
+        let asked = (server, question.name.to_string());
+        self.asked.lock().unwrap().push(asked);
+        let mut response = self.world.answer(&Question {
+            dnssec_ok: passes != Passes::NoSignatures,
+            ..question.clone()
+        });
+        if let Passes::Forgeries(name) = passes
+            && question.name == n(name)
+        {
+            let mut message = Message::from_vec(&response.wire).unwrap();
+            message.answers.iter_mut().for_each(change_address);
+            response = Response::from_message(message.to_vec().unwrap()).unwrap();
+        }
+        if passes == Passes::Nothing {
+            response.rcode = ResponseCode::ServFail.into();
+        }
+        response.server = Some(server);
+        response
+    }
+
+    /// Who was asked for a name.
+    fn asked_for(&self, name: &str) -> Vec<usize> {
+        let asked = self.asked.lock().unwrap();
+        let for_name = asked.iter().filter(|(_, asked)| asked == name);
+        for_name.map(|(server, _)| *server).collect()
+    }
+
+    fn doubted(&self) -> Vec<usize> {
+        let mut doubted = self.doubted.lock().unwrap().clone();
+        doubted.sort_unstable();
+        doubted.dedup();
+        doubted
+    }
+}
+
+impl Forward for Several {
+    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        self.forward_past(question, &[])
+    }
+
+    fn forward_past<'a>(
+        &'a self,
+        question: &'a Question,
+        past: &'a [usize],
+    ) -> BoxFuture<'a, Result<Response, Failure>> {
+        let server = (0..self.servers.len()).find(|server| !past.contains(server));
+        Box::pin(async move {
+            let server = server.ok_or(Failure::NoUpstream)?;
+            Ok(self.answer(server, question))
+        })
+    }
+
+    fn doubt(&self, _: &Name, server: usize) {
+        self.doubted.lock().unwrap().push(server);
+    }
+}
+
+const WWW: &str = "www.secure.test.";
+
+#[tokio::test]
+async fn another_server_is_asked_when_what_one_tells_is_bogus() {
+    for (first, why) in [
+        (Passes::NoSignatures, ede::RRSIGS_MISSING),
+        (Passes::Forgeries(WWW), ede::DNSSEC_BOGUS),
+    ] {
+        let several = Several::new([first, Passes::Everything]);
+        let validating = several.validating();
+        let answer = validating.forward(&question(WWW, RecordType::A)).await;
+        assert!(parse(&answer.unwrap()).1, "{first:?}");
+        assert_eq!(several.asked_for(WWW).last(), Some(&1));
+        assert_eq!(several.doubted(), [0], "{first:?}");
+
+        // Nobody knows better, or can say: the first verdict counts, and nobody is doubted for it.
+        for rest in [vec![], vec![first], vec![Passes::Nothing], vec![first; 9]] {
+            let several = Several::new([first].into_iter().chain(rest));
+            let validating = several.validating();
+            let failure = validating.forward(&question(WWW, RecordType::A)).await;
+            assert_eq!(
+                failure.unwrap_err().ede().code,
+                why,
+                "{:?}",
+                several.servers
+            );
+            assert_eq!(several.doubted(), Vec::<usize>::new());
+            let asked = several.asked_for(WWW);
+            assert!(asked.len() <= 3, "{asked:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_other_server_is_asked_when_one_tells_what_is_so() {
+    let several = Several::new([Passes::Everything, Passes::Everything]);
+    let validating = several.validating();
+    for name in [WWW, "www.plain.test.", "nothing.hashed.test."] {
+        validating
+            .forward(&question(name, RecordType::A))
+            .await
+            .unwrap();
+        assert_eq!(several.asked_for(name), [0], "{name}");
+    }
+}
+
 /// The tree as an upstream on the network: what it replies to a query.
 fn reply(world: &World, query: &[u8], via: Via) -> Vec<u8> {
     let parsed = Message::from_vec(query).unwrap();
@@ -1080,6 +1222,37 @@ async fn a_client_gets_validated_answers_and_servfail_for_bogus_ones() {
     assert_eq!(unchecked, (ok, false, None, signed));
     let absent = ask("nothing.hashed.test.", true, false).await;
     assert_eq!(absent, (ResponseCode::NXDomain, true, None, Vec::new()));
+}
+
+#[tokio::test]
+async fn an_upstream_that_strips_signatures_is_not_in_the_way_of_another() {
+    let world = Arc::new(world());
+    let directory = Directory::new();
+    let strip = |query: &[u8]| {
+        let mut query = Message::from_vec(query).unwrap();
+        query.edns.as_mut().unwrap().set_dnssec_ok(false);
+        query.to_vec().unwrap()
+    };
+    let [behind, honestly] = [Arc::clone(&world), Arc::clone(&world)];
+    let stripping =
+        Upstream::start(move |query, via| vec![reply(&behind, &strip(query), via)]).await;
+    let honest = Upstream::start(move |query, via| vec![reply(&honestly, query, via)]).await;
+    let mut config = common::config();
+    config.names.special_use = false;
+    config.upstream.validate = true;
+    config.upstream.trust_anchors = Some(write_anchor(&directory, world.zone("."), "."));
+    config.upstream.strategy = Strategy::InOrder;
+    config.upstream.servers = [&stripping, &honest]
+        .map(|upstream| Endpoint::plain(upstream.address))
+        .into();
+    let server = Running::start(config);
+    for name in [WWW, "www.hashed.test.", "nothing.hashed.test."] {
+        let mut query = common::query(name, RecordType::A);
+        query.metadata.authentic_data = true;
+        let reply = common::send(server.address, &query).await;
+        assert!(reply.metadata.authentic_data, "{name}: {reply}");
+    }
+    assert!(!stripping.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

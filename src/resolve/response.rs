@@ -31,6 +31,8 @@ pub struct Response {
     /// Where the aliases in it lead, if whoever gave it has not gone there: whoever asked is to go on with
     /// this name.
     pub(super) leads_to: Option<Box<Name>>,
+    /// Which of the servers for the name gave it, if others may be asked instead.
+    pub server: Option<usize>,
 }
 
 /// What a datagram, or a message on a stream, is to a query.
@@ -213,6 +215,7 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
             had_opt: false,
             keeps_case: true,
             leads_to: None,
+            server: None,
         });
     };
     let [rcode_high, ..] = opt.ttl.to_be_bytes();
@@ -249,6 +252,7 @@ fn take_opt(mut wire: Vec<u8>) -> Option<Response> {
         had_opt: true,
         keeps_case: true,
         leads_to: None,
+        server: None,
     })
 }
 

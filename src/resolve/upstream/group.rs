@@ -46,6 +46,14 @@ pub(super) struct Group {
 
 type Asked = BoxFuture<'static, (usize, Result<Response, Trouble>)>;
 
+/// A server that may be asked.
+struct Candidate {
+    fails: bool,
+    is_doubted: bool,
+    usual: Option<Duration>,
+    index: usize,
+}
+
 /// Whom a question is put to.
 struct Plan {
     /// Indexes of servers.
@@ -72,14 +80,20 @@ impl Group {
         }
     }
 
-    pub(super) async fn ask(&self, question: &Question) -> Result<Response, Failure> {
-        if self.servers.is_empty() {
+    /// Puts a question to the servers but those in `past`.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        past: &[usize],
+    ) -> Result<Response, Failure> {
+        let servers = 0..self.servers.len();
+        if servers.clone().all(|index| past.contains(&index)) {
             return Err(Failure::NoUpstream);
         }
         let started = Instant::now();
         let deadline = started + self.timeout;
         self.test_loops_again(started);
-        let plan = self.plan();
+        let plan = self.plan(past);
         if plan.order.is_empty() {
             return Err(Failure::Loop);
         }
@@ -230,7 +244,7 @@ impl Group {
             .all(|server| server.pulse().is_looping())
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(&self, past: &[usize]) -> Plan {
         if let [server] = self.servers.as_slice() {
             let is_looping = server.pulse().is_looping();
             return Plan {
@@ -238,28 +252,41 @@ impl Group {
                 at_once: 1,
             };
         }
-        let mut candidates: Vec<(bool, Option<Duration>, usize)> = Vec::new();
+        let now = Instant::now();
+        let mut candidates: Vec<Candidate> = Vec::new();
         for (index, server) in self.servers.iter().enumerate() {
             let pulse = server.pulse();
-            if !pulse.is_looping() {
-                candidates.push((pulse.is_failing(), pulse.usual(), index));
+            if !pulse.is_looping() && !past.contains(&index) {
+                candidates.push(Candidate {
+                    fails: pulse.is_failing(),
+                    is_doubted: pulse.is_doubted(now),
+                    usual: pulse.usual(),
+                    index,
+                });
             }
         }
-        match self.strategy {
-            Strategy::InOrder => candidates.sort_by_key(|(fails, _, index)| (*fails, *index)),
-            Strategy::Fastest | Strategy::Parallel => {
-                candidates
-                    .sort_by_key(|(fails, usual, index)| (*fails, usual.is_none(), *usual, *index));
-            }
-        }
+        candidates.sort_by_key(|one| {
+            let usual = match self.strategy {
+                Strategy::InOrder => None,
+                Strategy::Fastest | Strategy::Parallel => Some((one.usual.is_none(), one.usual)),
+            };
+            (one.fails, one.is_doubted, usual, one.index)
+        });
         let at_once = match (self.strategy, candidates.first()) {
-            (Strategy::Parallel, _) | (_, Some((true, _, _))) => MAX_AT_ONCE,
-            (Strategy::Fastest, Some((_, None, _))) => MAX_AT_ONCE,
+            (Strategy::Parallel, _) | (_, Some(Candidate { fails: true, .. })) => MAX_AT_ONCE,
+            (Strategy::Fastest, Some(Candidate { usual: None, .. })) => MAX_AT_ONCE,
             (Strategy::Fastest | Strategy::InOrder, _) => 1,
         };
         Plan {
             at_once: at_once.min(candidates.len()),
-            order: candidates.into_iter().map(|(_, _, index)| index).collect(),
+            order: candidates.into_iter().map(|one| one.index).collect(),
+        }
+    }
+
+    /// Asks a server last for a while, since what it told is bogus and what another one told is not.
+    pub(super) fn doubt(&self, index: usize) {
+        if let Some(server) = self.servers.get(index) {
+            server.doubt();
         }
     }
 
@@ -401,7 +428,14 @@ impl Plan {
 }
 
 fn ask(index: usize, server: Arc<Server>, question: Question, deadline: Instant) -> Asked {
-    Box::pin(async move { (index, server.ask(&question, deadline).await) })
+    Box::pin(async move {
+        let answer = server.ask(&question, deadline).await;
+        let by = |response| Response {
+            server: Some(index),
+            ..response
+        };
+        (index, answer.map(by))
+    })
 }
 
 fn failure(troubles: &[Trouble]) -> Failure {
@@ -426,6 +460,7 @@ mod tests {
     use super::*;
     use crate::endpoint::Endpoint;
     use crate::resolve::upstream::link::{Bootstrap, Tls};
+    use crate::resolve::upstream::pulse::DOUBT;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -443,7 +478,7 @@ mod tests {
 
     /// Whom it would ask at once, and who comes after them.
     fn plan(group: &Group) -> (Vec<usize>, Vec<usize>) {
-        let plan = group.plan();
+        let plan = group.plan(&[]);
         let (first, rest) = plan.order.split_at(plan.at_once);
         (first.to_vec(), rest.to_vec())
     }
@@ -477,6 +512,25 @@ mod tests {
         fails(&group, 0);
         fails(&group, 2);
         assert_eq!(plan(&group), (vec![1, 0, 2], vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_doubted_comes_last_for_a_while_and_who_is_past_not_at_all() {
+        for strategy in [Strategy::Fastest, Strategy::InOrder] {
+            let group = group(strategy, 3);
+            answers(&group, 0, 10 * MS);
+            answers(&group, 1, 20 * MS);
+            answers(&group, 2, 30 * MS);
+            assert_eq!(group.plan(&[0]).order, [1, 2]);
+            assert_eq!(group.plan(&[0, 1]).order, [2]);
+            group.doubt(0);
+            assert_eq!(plan(&group), (vec![1], vec![2, 0]));
+            // To answer is better yet.
+            fails(&group, 1);
+            assert_eq!(plan(&group), (vec![2], vec![0, 1]));
+            tokio::time::advance(DOUBT).await;
+            assert_eq!(plan(&group), (vec![0], vec![2, 1]));
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -526,7 +580,7 @@ mod tests {
     async fn every_server_has_its_turn_and_what_may_be_lost_two_more() {
         let group = group(Strategy::Fastest, 2);
         let turns: Vec<(usize, u32, bool)> = group
-            .plan()
+            .plan(&[])
             .agenda(&group.servers)
             .map(|turn| (turn.index, turn.round, turn.is_last_of_round))
             .collect();

@@ -40,6 +40,19 @@ pub trait Forward: Send + Sync + std::fmt::Debug {
     /// Asks a question. Answers of any RCODE are answers; a failure is the lack of one.
     fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>>;
 
+    /// The same, asked of others than the servers `past` ([`Response::server`]). It is a failure if there are
+    /// none.
+    fn forward_past<'a>(
+        &'a self,
+        _question: &'a Question,
+        _past: &'a [usize],
+    ) -> BoxFuture<'a, Result<Response, Failure>> {
+        Box::pin(async { Err(Failure::NoUpstream) })
+    }
+
+    /// Says that what this server told of a name is bogus, and what another one told is not.
+    fn doubt(&self, _name: &Name, _server: usize) {}
+
     /// Whether the operator has named servers for this name: it is theirs to answer then, even if it
     /// is a special-use name or has private addresses.
     fn has_rule_for(&self, _name: &Name) -> bool {
@@ -104,6 +117,12 @@ pub struct Upstreams {
     loops: Arc<Loops>,
 }
 
+/// Who is asked for a name.
+enum Who<'a> {
+    Group(&'a Group),
+    Instead(&'a dyn Forward),
+}
+
 impl Upstreams {
     /// Forwards as the settings say. No server is spoken to before there is a question.
     pub fn new(settings: UpstreamSettings) -> Self {
@@ -146,6 +165,15 @@ impl Upstreams {
         }
     }
 
+    /// Who is asked for a name.
+    fn who_knows(&self, name: &Name) -> Who<'_> {
+        match (self.rule(name), &self.instead) {
+            (Some(group), _) => Who::Group(group),
+            (None, Some(others)) => Who::Instead(others.as_ref()),
+            (None, None) => Who::Group(&self.others),
+        }
+    }
+
     /// The servers of the longest domain that a name is in and that has a rule.
     fn rule(&self, name: &Name) -> Option<&Group> {
         let labels = name.num_labels().min(self.longest);
@@ -157,16 +185,29 @@ impl Upstreams {
 
 impl Forward for Upstreams {
     fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        self.forward_past(question, &[])
+    }
+
+    fn forward_past<'a>(
+        &'a self,
+        question: &'a Question,
+        past: &'a [usize],
+    ) -> BoxFuture<'a, Result<Response, Failure>> {
         Box::pin(async move {
             if self.loops.is_test(&question.name) {
                 return Err(Failure::Loop);
             }
-            match (self.rule(&question.name), &self.instead) {
-                (Some(group), _) => group.ask(question).await,
-                (None, Some(others)) => others.forward(question).await,
-                (None, None) => self.others.ask(question).await,
+            match self.who_knows(&question.name) {
+                Who::Group(group) => group.ask(question, past).await,
+                Who::Instead(others) => others.forward(question).await,
             }
         })
+    }
+
+    fn doubt(&self, name: &Name, server: usize) {
+        if let Who::Group(group) = self.who_knows(name) {
+            group.doubt(server);
+        }
     }
 
     fn has_rule_for(&self, name: &Name) -> bool {
@@ -176,10 +217,9 @@ impl Forward for Upstreams {
     }
 
     fn is_down_for(&self, name: &Name) -> bool {
-        match (self.rule(&name.to_lowercase()), &self.instead) {
-            (Some(group), _) => group.is_down(),
-            (None, Some(others)) => others.is_down_for(name),
-            (None, None) => self.others.is_down(),
+        match self.who_knows(&name.to_lowercase()) {
+            Who::Group(group) => group.is_down(),
+            Who::Instead(others) => others.is_down_for(name),
         }
     }
 }

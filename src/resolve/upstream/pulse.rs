@@ -21,6 +21,8 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long a server that sends our questions back to us is left alone before it is tested again.
 const LOOP_PAUSE: Duration = Duration::from_secs(60);
+/// How long a server is asked last that gives bogus answers where others give good ones.
+pub(super) const DOUBT: Duration = Duration::from_secs(60);
 /// SERVFAIL, REFUSED and their like, one after the other, before an operator is told: single names often
 /// fail, and a server that is not to be asked refuses all.
 const MAX_REFUSALS: u32 = 16;
@@ -40,6 +42,7 @@ pub(super) struct Pulse {
     retry: Option<Instant>,
     loops_until: Option<Instant>,
     loop_tested: Option<Instant>,
+    doubted_until: Option<Instant>,
     /// Whether somebody is finding out how it does.
     is_probed: bool,
 }
@@ -160,6 +163,15 @@ impl Pulse {
     /// Whether it should be tested whether it still sends questions back.
     pub(super) fn should_test(&self, now: Instant) -> bool {
         self.loops_until.is_some_and(|until| now >= until)
+    }
+
+    /// Takes that it told what is bogus, and another one did not; whether that is the first time.
+    pub(super) fn doubted(&mut self, now: Instant) -> bool {
+        self.doubted_until.replace(now + DOUBT).is_none()
+    }
+
+    pub(super) fn is_doubted(&self, now: Instant) -> bool {
+        self.doubted_until.is_some_and(|until| now < until)
     }
 
     pub(super) fn is_failing(&self) -> bool {

@@ -201,6 +201,16 @@ impl Server {
         self.warn_of(change, &Trouble::TimedOut);
     }
 
+    /// Takes note that what it told is bogus, and what another one told is not.
+    pub(super) fn doubt(&self) {
+        if self.pulse().doubted(Instant::now()) {
+            tracing::warn!(
+                server = %self.endpoint,
+                "an upstream's answers fail validation where others' do not: it is asked last while that is so"
+            );
+        }
+    }
+
     fn warn_of(&self, change: Option<Change>, trouble: &Trouble) {
         if change == Some(Change::Fails) {
             tracing::warn!(server = %self.endpoint, %trouble, "an upstream does not answer");

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::anchors::{Anchor, Anchors};
 use super::cause::Cause;
 use super::denial::Denied;
+use super::past::Past;
 use super::proofs::{plain, verified_proofs};
 use super::records::{RrSet, read_sets};
 use super::signature::{Key, Work, Zone};
@@ -204,10 +205,16 @@ impl Chain {
     }
 
     async fn look(&self, parent: Option<&Zone>, name: &Name) -> Kept {
-        let mut work = Work::of_step();
-        let found = match parent {
-            Some(parent) => self.look_below(parent, name, &mut work).await,
-            None => self.look_at_anchor(name, &mut work).await,
+        let mut past = Past::default();
+        let found = loop {
+            let mut work = Work::of_step();
+            let found = match parent {
+                Some(parent) => self.look_below(parent, name, &mut past, &mut work).await,
+                None => self.look_at_anchor(name, &mut past, &mut work).await,
+            };
+            if let Some(found) = past.conclude(&*self.forward, name, found) {
+                break found;
+            }
         };
         let (cut, time) = match found {
             Ok((cut, ttl)) => {
@@ -224,7 +231,12 @@ impl Chain {
         }
     }
 
-    async fn look_at_anchor(&self, apex: &Name, work: &mut Work) -> Result<(Cut, u32), Failure> {
+    async fn look_at_anchor(
+        &self,
+        apex: &Name,
+        past: &mut Past,
+        work: &mut Work,
+    ) -> Result<(Cut, u32), Failure> {
         let anchors = self.anchors.above(apex).map(|(_, anchors)| anchors);
         let anchors = anchors.unwrap_or_default();
         let is_trusted = |rdata: &[u8], key: &Key| {
@@ -233,7 +245,7 @@ impl Chain {
                 Anchor::Key(anchor) => anchor == rdata,
             })
         };
-        let (zone, ttl) = self.keys(apex, is_trusted, work).await?;
+        let (zone, ttl) = self.keys(apex, is_trusted, past, work).await?;
         Ok((Cut::Signed(zone), ttl))
     }
 
@@ -241,9 +253,10 @@ impl Chain {
         &self,
         parent: &Zone,
         name: &Name,
+        past: &mut Past,
         work: &mut Work,
     ) -> Result<(Cut, u32), Failure> {
-        let (rcode, sets) = self.ask(name, RecordType::DS).await?;
+        let (rcode, sets) = self.ask(name, RecordType::DS, past).await?;
         let now = now();
         let in_answer = |owner: &Name, rtype| {
             let is_it = |set: &&RrSet| {
@@ -258,7 +271,7 @@ impl Chain {
                 Err(ede) => return Ok((Cut::Unsigned(Some(ede)), verified.ttl)),
             };
             let is_trusted = |_: &[u8], key: &Key| digests.iter().any(|ds| covers(ds, name, key));
-            let (zone, ttl) = self.keys(name, is_trusted, work).await?;
+            let (zone, ttl) = self.keys(name, is_trusted, past, work).await?;
             return Ok((Cut::Signed(zone), ttl.min(verified.ttl)));
         }
         if let Some(set) = in_answer(name, RecordType::CNAME) {
@@ -285,9 +298,10 @@ impl Chain {
         &self,
         apex: &Name,
         is_trusted: impl Fn(&[u8], &Key) -> bool,
+        past: &mut Past,
         work: &mut Work,
     ) -> Result<(Arc<Zone>, u32), Failure> {
-        let (_, sets) = self.ask(apex, RecordType::DNSKEY).await?;
+        let (_, sets) = self.ask(apex, RecordType::DNSKEY, past).await?;
         let is_it = |set: &&RrSet| {
             let is_answer = set.section == Section::Answer && set.owner == *apex;
             is_answer && set.is(RecordType::DNSKEY)
@@ -313,7 +327,12 @@ impl Chain {
     }
 
     /// Asks for what the upstream has, validated or not.
-    async fn ask(&self, name: &Name, rtype: RecordType) -> Result<(u16, Vec<RrSet>), Failure> {
+    async fn ask(
+        &self,
+        name: &Name,
+        rtype: RecordType,
+        past: &mut Past,
+    ) -> Result<(u16, Vec<RrSet>), Failure> {
         let failed = |reason: String| Failure::NoKeys {
             zone: name.to_string(),
             reason,
@@ -327,7 +346,7 @@ impl Chain {
             dnssec_ok: true,
             checking_disabled: true,
         };
-        let response = self.forward.forward(&question).await;
+        let response = past.ask(&*self.forward, &question).await;
         let response = response.map_err(|failure| failed(failure.to_string()))?;
         if !has_data(response.rcode) {
             let rcode = response.rcode;

@@ -12,6 +12,7 @@ mod anchors;
 mod cause;
 mod chain;
 mod denial;
+mod past;
 mod proofs;
 mod records;
 mod signature;
@@ -28,6 +29,7 @@ pub use anchors::{Anchors, AnchorsError};
 use self::cause::Cause;
 use self::chain::{Chain, Standing, has_data, now, unchecked};
 use self::denial::{Denials, Denied};
+use self::past::Past;
 use self::proofs::verified_proofs;
 use self::records::{RrSet, read_sets};
 use self::signature::{Work, Zone};
@@ -102,9 +104,27 @@ impl Validating {
             checking_disabled: true,
             ..question.clone()
         };
-        let mut response = self.forward.forward(&asked).await?;
+        let mut past = Past::default();
+        loop {
+            let found = self.ask_and_examine(question, &asked, &mut past).await;
+            if let Some(found) = past.conclude(&*self.forward, &question.name, found) {
+                return found;
+            }
+        }
+    }
+
+    async fn ask_and_examine(
+        &self,
+        question: &Question,
+        asked: &Question,
+        past: &mut Past,
+    ) -> Result<Response, Failure> {
+        let mut response = past.ask(&*self.forward, asked).await?;
         set_ad(&mut response, false);
         if !has_data(response.rcode) {
+            if let Some(verdict) = past.verdict() {
+                return Err(verdict.clone());
+            }
             strip(&mut response, question)?;
             return Ok(response);
         }
