@@ -126,33 +126,37 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Soc
     Ok(socket)
 }
 
-/// Takes inherited sockets; each is a listener of its own.
+/// Takes inherited sockets; UDP and TCP of one address are one listener.
 pub(super) fn adopt(inherited: Inherited) -> Result<Vec<Listener>, ListenError> {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    let error =
-        |transport: Transport| move |error: io::Error| listen_error(unknown, transport, &error);
-    let udp = inherited.udp.into_iter().map(|socket| {
-        let bound = socket.local_addr()?;
-        Ok((bound, vec![socket], None))
-    });
-    let tcp = inherited.tcp.into_iter().map(|socket| {
-        let socket = TcpListener::from_std(socket)?;
-        let bound = socket.local_addr()?;
-        Ok((bound, Vec::new(), Some(socket)))
-    });
-    let udp = udp.map(|taken| taken.map_err(error(Transport::Udp)));
-    let tcp = tcp.map(|taken| taken.map_err(error(Transport::Tcp)));
-    udp.chain(tcp)
-        .map(|taken| {
-            let (bound, udp, tcp) = taken?;
-            Ok(Listener {
-                configured: bound,
-                bound,
-                udp,
-                tcp,
-            })
-        })
-        .collect()
+    let error = |transport| move |error| listen_error(unknown, transport, &error);
+    let listener = |bound| Listener {
+        configured: bound,
+        bound,
+        udp: Vec::new(),
+        tcp: None,
+    };
+    let mut listeners = Vec::new();
+    for socket in inherited.udp {
+        let bound = socket.local_addr().map_err(error(Transport::Udp))?;
+        listeners.push(Listener {
+            udp: vec![socket],
+            ..listener(bound)
+        });
+    }
+    for socket in inherited.tcp {
+        let socket = TcpListener::from_std(socket).map_err(error(Transport::Tcp))?;
+        let bound = socket.local_addr().map_err(error(Transport::Tcp))?;
+        let is_other_half = |one: &&mut Listener| one.bound == bound && one.tcp.is_none();
+        match listeners.iter_mut().find(is_other_half) {
+            Some(one) => one.tcp = Some(socket),
+            None => listeners.push(Listener {
+                tcp: Some(socket),
+                ..listener(bound)
+            }),
+        }
+    }
+    Ok(listeners)
 }
 
 fn listen_error(address: SocketAddr, transport: Transport, error: &io::Error) -> ListenError {
@@ -174,5 +178,30 @@ fn listen_error(address: SocketAddr, transport: Transport, error: &io::Error) ->
             Transport::Tcp => "TCP",
         },
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn inherited_sockets_of_one_address_are_one_listener() {
+        let mut pair = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let alone = bind_tcp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let other = alone.local_addr().unwrap();
+        let tcp = [alone, pair.tcp.take().unwrap()].map(|tcp| tcp.into_std().unwrap());
+        let inherited = Inherited {
+            udp: vec![pair.udp.swap_remove(0)],
+            tcp: tcp.into(),
+        };
+        let listeners = adopt(inherited).unwrap();
+        let served = listeners
+            .iter()
+            .map(|one| (one.bound, one.udp.len(), one.tcp.is_some()));
+        let served: Vec<_> = served.collect();
+        assert_eq!(served, [(pair.bound, 1, true), (other, 0, true)]);
     }
 }
