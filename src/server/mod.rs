@@ -233,7 +233,7 @@ impl Server {
                     in_dht = !in_dht;
                     systemd::notify_status(&self.status(in_dht));
                 }
-                slept = host_sleep.ended() => self.has_slept(slept),
+                slept = host_sleep.ended() => self.has_slept(slept).await,
                 Some(config) = reload.recv() => {
                     systemd::notify_reloading();
                     match self.reload(config) {
@@ -412,14 +412,21 @@ impl Server {
 
     /// The host has slept for this long, and maybe wakes in another network: what is cached is older than it
     /// seems, and connections to upstreams, their response times and the keys of zones are learnt anew.
-    fn has_slept(&mut self, slept: Duration) {
+    async fn has_slept(&mut self, slept: Duration) {
         tracing::info!(
             seconds = slept.as_secs(),
             "the host has slept, and all that is cached is older"
         );
-        let parts = self.parts.0.load();
-        parts.packets.grow_older(slept);
-        parts.answers.grow_older(slept);
+        let parts = self.parts.0.load_full();
+        let held = Arc::clone(&parts);
+        // There may be millions.
+        let aged = tokio::task::spawn_blocking(move || {
+            held.packets.grow_older(slept);
+            held.answers.grow_older(slept);
+        });
+        if let Err(error) = aged.await {
+            tracing::error!(%error, "not all that is cached is older");
+        }
         match forwarding(&self.config, self.resolv_conf.as_deref(), &parts.listening) {
             // The system may not know its resolvers again before it has joined a network.
             Ok(new) if new.servers().is_empty() && !self.forward.servers().is_empty() => {}

@@ -62,12 +62,12 @@ async fn answers_grow_older_while_the_host_sleeps() {
     let address = server.addresses()[0];
     assert_eq!(ask(address).await, TTL);
 
-    server.has_slept(Duration::from_secs(500));
+    server.has_slept(Duration::from_secs(500)).await;
     let left = ask(address).await;
     assert!((400..=500).contains(&left), "{left}");
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 
-    server.has_slept(Duration::from_secs(500));
+    server.has_slept(Duration::from_secs(500)).await;
     assert_eq!(ask(address).await, TTL);
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
