@@ -268,7 +268,6 @@ fn the_socket_unit_passes_udp_and_tcp_by_the_name_that_the_program_expects() {
             ("FreeBind", "yes"),
             ("Backlog", "1024"),
             ("ReceiveBuffer", "1M"),
-            ("NoDelay", "yes"),
             ("TriggerLimitIntervalSec", "2s"),
             ("TriggerLimitBurst", "20"),
         ],
