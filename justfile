@@ -63,6 +63,13 @@ units:
     cargo build --release
     .ci/systemd-check target/release/pkbridge
 
+# The units under a systemd of their own: start, reload, crash, hang, socket activation, a publisher's credential
+# (as root; Debian packages systemd, bind9-dnsutils and iproute2)
+units-boot:
+    cargo build --release
+    cargo build -p dht-simulator
+    .ci/systemd-boot-check target/release/pkbridge target/debug/dht-simulator
+
 # Micro-benchmarks, and the instructions that a question costs (Debian package valgrind)
 bench *args:
     cargo bench --bench pkbridge -- {{ args }}
