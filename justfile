@@ -68,7 +68,8 @@ units:
 units-boot:
     cargo build --release
     cargo build -p dht-simulator
-    .ci/systemd-boot-check target/release/pkbridge target/debug/dht-simulator
+    cd target && apt-get download systemd-resolved
+    .ci/systemd-boot-check target/release/pkbridge target/debug/dht-simulator target/systemd-resolved_*.deb
 
 # Micro-benchmarks, and the instructions that a question costs (Debian package valgrind)
 bench *args:
