@@ -31,6 +31,7 @@ use pkbridge::resolve::{
     Packets, Question, Resolver, Response, Reuse, See, Ttls, Validating, Wanted, ede,
 };
 use pkbridge::wire::{self, flags};
+use tokio::runtime::Builder;
 use zones::{Denial, TTL, World, Zone, a, cname, dname, n, ns, opaque, soa};
 
 const NSEC3: Denial = Denial::Nsec3 {
@@ -1142,6 +1143,41 @@ async fn no_other_server_is_asked_when_one_tells_what_is_so() {
             .unwrap();
         assert_eq!(several.asked_for(name), [0], "{name}");
     }
+}
+
+/// Remembers which threads have asked.
+#[derive(Debug)]
+struct Where(World, Mutex<Vec<Option<String>>>);
+
+impl Forward for Where {
+    fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        Box::pin(async move {
+            let thread = std::thread::current().name().map(ToOwned::to_owned);
+            self.1.lock().unwrap().push(thread);
+            Ok(self.0.answer(question))
+        })
+    }
+}
+
+#[test]
+fn signatures_are_verified_by_the_runtime_that_the_validator_was_made_in() {
+    let home = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("home")
+        .build()
+        .unwrap();
+    let line = Arc::new(Where(world(), Mutex::default()));
+    let anchors = anchor_of(line.0.zone("."), ".");
+    let validating = home.block_on(async { validating(line.clone(), anchors, &[]) });
+    let asking = Builder::new_current_thread().build().unwrap();
+    let answer = asking.block_on(validating.forward(&question(WWW, RecordType::A)));
+    assert!(parse(&answer.unwrap()).1);
+    let threads = line.1.lock().unwrap();
+    assert!(!threads.is_empty());
+    assert!(
+        threads.iter().all(|name| name.as_deref() == Some("home")),
+        "{threads:?}"
+    );
 }
 
 /// The tree as an upstream on the network: what it replies to a query.

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
+use tokio::runtime::Handle;
 
 pub use anchors::{Anchors, AnchorsError};
 
@@ -50,6 +51,12 @@ const MAX_ALIASES: usize = 12;
 /// names for which there is no trust anchor or a negative one. None of these gets AD.
 #[derive(Debug)]
 pub struct Validating {
+    validator: Arc<Validator>,
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+struct Validator {
     forward: Arc<dyn Forward>,
     chain: Arc<Chain>,
 }
@@ -80,6 +87,12 @@ struct Examination<'a> {
 impl Validating {
     /// Validates the answers of `forward` from `anchors` down. Names at and below one of `negative` are
     /// not validated (RFC 7646), nor are those that `suffixes` says are not an upstream's to answer.
+    ///
+    /// All of it is done by the runtime that this is called in: an answer may take milliseconds of signatures,
+    /// for which whoever asks, and reads queries beside that, cannot stand still.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(
         forward: Arc<dyn Forward>,
         anchors: Anchors,
@@ -87,9 +100,14 @@ impl Validating {
         suffixes: Suffixes,
     ) -> Self {
         let chain = Chain::new(Arc::clone(&forward), anchors, negative, suffixes);
-        Self { forward, chain }
+        Self {
+            validator: Arc::new(Validator { forward, chain }),
+            runtime: Handle::current(),
+        }
     }
+}
 
+impl Validator {
     async fn ask(&self, question: &Question) -> Result<Response, Failure> {
         // Signatures have none of their own (RFC 4035 section 2.2).
         let is_signatures = question.rtype == RecordType::RRSIG;
@@ -157,15 +175,19 @@ impl Validating {
 
 impl Forward for Validating {
     fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
-        Box::pin(self.ask(question))
+        let (validator, question) = (Arc::clone(&self.validator), question.clone());
+        let task = self
+            .runtime
+            .spawn(async move { validator.ask(&question).await });
+        Box::pin(async move { task.await.unwrap_or(Err(Failure::Internal)) })
     }
 
     fn has_rule_for(&self, name: &Name) -> bool {
-        self.forward.has_rule_for(name)
+        self.validator.forward.has_rule_for(name)
     }
 
     fn is_down_for(&self, name: &Name) -> bool {
-        self.forward.is_down_for(name)
+        self.validator.forward.is_down_for(name)
     }
 }
 
