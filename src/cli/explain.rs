@@ -6,7 +6,7 @@ use hickory_proto::rr::Name;
 
 use super::control::{ControlArgs, Sheet, bytes, counted, seconds};
 use crate::control::{Cached, Explanation, FOUND, Freshness, Packet, Request, Source};
-use crate::pkarr::parse_name;
+use crate::pkarr::{days_of, months_of, parse_name};
 
 /// Arguments of `pkbridge explain`.
 #[derive(Debug, clap::Args)]
@@ -112,24 +112,20 @@ fn answers(answers: &[Cached]) -> Vec<String> {
 pub(super) fn utc(time: u64) -> String {
     /// The Gregorian calendar repeats itself after 400 years.
     const CYCLE_DAYS: u64 = 146_097;
-    let is_leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
     let days = time / 86_400;
     // From the year of a cycle's beginning, 1970 + 400 n, on.
     let mut year = 1970 + days / CYCLE_DAYS * 400;
     let mut day = days % CYCLE_DAYS;
     loop {
-        let length = if is_leap(year) { 366 } else { 365 };
+        let length = days_of(year);
         if day < length {
             break;
         }
         day -= length;
         year += 1;
     }
-    let february = if is_leap(year) { 29 } else { 28 };
     let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+    for length in months_of(year) {
         if day < length {
             break;
         }

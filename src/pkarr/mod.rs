@@ -23,6 +23,7 @@
 //!
 //! [`resolve`](crate::resolve) puts packets on the DHT and finds them there.
 
+mod calendar;
 mod key;
 mod message;
 mod name;
@@ -33,6 +34,7 @@ mod zone_file;
 
 pub use key::{KeyError, PublicKey};
 // For the tests, which make keys and what merely looks like one.
+pub(crate) use calendar::{days_of, months_of};
 #[doc(hidden)]
 pub use key::{Z32_ALPHABET, Z32_LEN};
 pub use message::{Composed, compose};

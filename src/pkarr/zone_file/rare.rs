@@ -9,6 +9,7 @@ use super::ZoneFileError;
 use super::lexer::Word;
 use super::rdata::{Data, type_number};
 use super::variables::{IPV4, IPV6};
+use crate::pkarr::{days_of, months_of};
 
 /// The equator, the prime meridian, and the altitude that is 100 km below the ellipsoid (RFC 1876 section 2).
 const LOC_ZERO: u32 = 1 << 31;
@@ -310,20 +311,14 @@ fn unix_time(text: &str) -> Option<u32> {
     };
     let (year, month, day) = (part(0, 4)?, part(4, 6)?, part(6, 8)?);
     let (hour, minute, second) = (part(8, 10)?, part(10, 12)?, part(12, 14)?);
-    let is_leap = |year: u64| {
-        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
-    };
-    let february = if is_leap(year) { 29 } else { 28 };
-    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let months = months_of(year);
     let past = months.get(..usize::try_from(month.checked_sub(1)?).ok()?)?;
     let days_of_month = months.get(past.len())?;
     let is_time = hour < 24 && minute < 60 && second < 60;
     if year < 1970 || day == 0 || day > *days_of_month || !is_time {
         return None;
     }
-    let days = (1970..year)
-        .map(|year| if is_leap(year) { 366 } else { 365 })
-        .sum::<u64>();
+    let days = (1970..year).map(days_of).sum::<u64>();
     let days = days + past.iter().sum::<u64>() + day - 1;
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
     u32::try_from(seconds & u64::from(u32::MAX)).ok()
