@@ -68,7 +68,7 @@ impl Parts {
     fn status(&self) -> Status {
         let (answers, answer_bytes) = self.answers.usage();
         let (packets, packet_bytes) = self.packets.usage();
-        // The service manager may give UDP and TCP of one address apart.
+        // The service manager may give several sockets of one address.
         let mut listening = self.listening.clone();
         listening.sort_unstable();
         listening.dedup();
