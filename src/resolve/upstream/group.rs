@@ -86,8 +86,7 @@ impl Group {
         question: &Question,
         past: &[usize],
     ) -> Result<Response, Failure> {
-        let servers = 0..self.servers.len();
-        if servers.clone().all(|index| past.contains(&index)) {
+        if (0..self.servers.len()).all(|index| past.contains(&index)) {
             return Err(Failure::NoUpstream);
         }
         let started = Instant::now();

@@ -44,10 +44,13 @@ pub trait Forward: Send + Sync + std::fmt::Debug {
     /// none.
     fn forward_past<'a>(
         &'a self,
-        _question: &'a Question,
-        _past: &'a [usize],
+        question: &'a Question,
+        past: &'a [usize],
     ) -> BoxFuture<'a, Result<Response, Failure>> {
-        Box::pin(async { Err(Failure::NoUpstream) })
+        match past {
+            [] => self.forward(question),
+            _ => Box::pin(async { Err(Failure::NoUpstream) }),
+        }
     }
 
     /// Says that what this server told of a name is bogus, and what another one told is not.

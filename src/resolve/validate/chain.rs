@@ -205,14 +205,14 @@ impl Chain {
     }
 
     async fn look(&self, parent: Option<&Zone>, name: &Name) -> Kept {
-        let mut past = Past::default();
+        let mut past = Past::new(&*self.forward);
         let found = loop {
             let mut work = Work::of_step();
             let found = match parent {
                 Some(parent) => self.look_below(parent, name, &mut past, &mut work).await,
                 None => self.look_at_anchor(name, &mut past, &mut work).await,
             };
-            if let Some(found) = past.conclude(&*self.forward, name, found) {
+            if let Some(found) = past.conclude(name, found) {
                 break found;
             }
         };
@@ -234,7 +234,7 @@ impl Chain {
     async fn look_at_anchor(
         &self,
         apex: &Name,
-        past: &mut Past,
+        past: &mut Past<'_>,
         work: &mut Work,
     ) -> Result<(Cut, u32), Failure> {
         let anchors = self.anchors.above(apex).map(|(_, anchors)| anchors);
@@ -253,7 +253,7 @@ impl Chain {
         &self,
         parent: &Zone,
         name: &Name,
-        past: &mut Past,
+        past: &mut Past<'_>,
         work: &mut Work,
     ) -> Result<(Cut, u32), Failure> {
         let (rcode, sets) = self.ask(name, RecordType::DS, past).await?;
@@ -298,7 +298,7 @@ impl Chain {
         &self,
         apex: &Name,
         is_trusted: impl Fn(&[u8], &Key) -> bool,
-        past: &mut Past,
+        past: &mut Past<'_>,
         work: &mut Work,
     ) -> Result<(Arc<Zone>, u32), Failure> {
         let (_, sets) = self.ask(apex, RecordType::DNSKEY, past).await?;
@@ -331,7 +331,7 @@ impl Chain {
         &self,
         name: &Name,
         rtype: RecordType,
-        past: &mut Past,
+        past: &mut Past<'_>,
     ) -> Result<(u16, Vec<RrSet>), Failure> {
         let failed = |reason: String| Failure::NoKeys {
             zone: name.to_string(),
@@ -346,7 +346,7 @@ impl Chain {
             dnssec_ok: true,
             checking_disabled: true,
         };
-        let response = past.ask(&*self.forward, &question).await;
+        let response = past.ask(&question).await;
         let response = response.map_err(|failure| failed(failure.to_string()))?;
         if !has_data(response.rcode) {
             let rcode = response.rcode;

@@ -108,24 +108,28 @@ impl Validating {
 }
 
 impl Validator {
-    async fn ask(&self, question: &Question) -> Result<Response, Failure> {
+    fn is_exempt(&self, question: &Question) -> bool {
         // Signatures have none of their own (RFC 4035 section 2.2).
         let is_signatures = question.rtype == RecordType::RRSIG;
-        let is_exempt = self.forward.has_rule_for(&question.name) || is_signatures;
-        if question.checking_disabled || is_exempt {
-            let mut response = self.forward.forward(question).await?;
-            set_ad(&mut response, false);
-            return Ok(response);
-        }
+        question.checking_disabled || self.forward.has_rule_for(&question.name) || is_signatures
+    }
+
+    async fn ask_unchecked(&self, question: &Question) -> Result<Response, Failure> {
+        let mut response = self.forward.forward(question).await?;
+        set_ad(&mut response, false);
+        Ok(response)
+    }
+
+    async fn ask(&self, question: &Question) -> Result<Response, Failure> {
         let asked = Question {
             dnssec_ok: true,
             checking_disabled: true,
             ..question.clone()
         };
-        let mut past = Past::default();
+        let mut past = Past::new(&*self.forward);
         loop {
             let found = self.ask_and_examine(question, &asked, &mut past).await;
-            if let Some(found) = past.conclude(&*self.forward, &question.name, found) {
+            if let Some(found) = past.conclude(&question.name, found) {
                 return found;
             }
         }
@@ -135,9 +139,9 @@ impl Validator {
         &self,
         question: &Question,
         asked: &Question,
-        past: &mut Past,
+        past: &mut Past<'_>,
     ) -> Result<Response, Failure> {
-        let mut response = past.ask(&*self.forward, asked).await?;
+        let mut response = past.ask(asked).await?;
         set_ad(&mut response, false);
         if !has_data(response.rcode) {
             if let Some(verdict) = past.verdict() {
@@ -175,6 +179,9 @@ impl Validator {
 
 impl Forward for Validating {
     fn forward<'a>(&'a self, question: &'a Question) -> BoxFuture<'a, Result<Response, Failure>> {
+        if self.validator.is_exempt(question) {
+            return Box::pin(self.validator.ask_unchecked(question));
+        }
         let (validator, question) = (Arc::clone(&self.validator), question.clone());
         let task = self
             .runtime

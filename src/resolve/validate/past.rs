@@ -11,8 +11,9 @@ use crate::resolve::upstream::Forward;
 const MAX_PAST: usize = 2;
 
 /// The servers that are past in one examination, as what they told is bogus.
-#[derive(Debug, Default)]
-pub(super) struct Past {
+#[derive(Debug)]
+pub(super) struct Past<'a> {
+    forward: &'a dyn Forward,
     servers: Vec<usize>,
     /// Who has answered last.
     last: Option<usize>,
@@ -20,17 +21,19 @@ pub(super) struct Past {
     verdict: Option<Failure>,
 }
 
-impl Past {
+impl<'a> Past<'a> {
+    pub(super) fn new(forward: &'a dyn Forward) -> Self {
+        Self {
+            forward,
+            servers: Vec::new(),
+            last: None,
+            verdict: None,
+        }
+    }
+
     /// Puts a question to the others.
-    pub(super) async fn ask(
-        &mut self,
-        forward: &dyn Forward,
-        question: &Question,
-    ) -> Result<Response, Failure> {
-        let response = match self.servers.as_slice() {
-            [] => forward.forward(question).await,
-            past => forward.forward_past(question, past).await,
-        }?;
+    pub(super) async fn ask(&mut self, question: &Question) -> Result<Response, Failure> {
+        let response = self.forward.forward_past(question, &self.servers).await?;
         self.last = response.server;
         Ok(response)
     }
@@ -44,14 +47,13 @@ impl Past {
     /// the first verdict counts.
     pub(super) fn conclude<T>(
         &mut self,
-        forward: &dyn Forward,
         name: &Name,
         found: Result<T, Failure>,
     ) -> Option<Result<T, Failure>> {
         let failure = match found {
             Ok(found) => {
                 let doubted = self.servers.iter();
-                doubted.for_each(|server| forward.doubt(name, *server));
+                doubted.for_each(|server| self.forward.doubt(name, *server));
                 return Some(Ok(found));
             }
             Err(failure) => failure,
